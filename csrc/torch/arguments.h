@@ -1,0 +1,54 @@
+// The checks on an operator's arguments, and the way from them to a Problem.
+//
+// Every way of miscalling an operator ends here, in an error that names the argument, what was expected, what
+// came and what to do; behind this line the kernels trust what they get.
+#pragma once
+
+#include "../common/problem.h"
+#include "tensor.h"
+
+namespace symconv::binding {
+
+// The arguments that all operators end with, as they come from the schema: one number per spatial dimension,
+// and orbits per block.
+struct Geometry {
+  const Ints& stride;
+  const Ints& padding;
+  const Ints& dilation;
+  int64_t groups;
+  const Ints& orbits;
+  bool transposed;
+};
+
+// A tensor and the name that the schema gives it.
+struct Argument {
+  const char* name;
+  const Tensor& tensor;
+};
+
+// Both are strided tensors of one floating dtype that the kernels know, on one device, with data.
+void check_tensors(const Argument& first, const Argument& second);
+
+// The bias, if there is one, has `channels` values of the same dtype and device as `like`.
+void check_bias(const std::optional<Tensor>& bias, int64_t channels, const Argument& like);
+
+// input (N, B, *input) and the reduced weight give output (N, A, *output), each output size being
+// floor((input + 2 padding - dilation (kernel - 1) - 1) / stride) + 1.
+Problem fprop_problem(const Tensor& input, const Tensor& weight, const Geometry& geometry);
+
+// grad_output (N, A, *output) and the reduced weight give a result of `input_size` (N, B, *input). fprop of
+// an input of that size reaches every point of grad_output and stops before max(stride, dilation) more points
+// are left over: the sizes that output_padding of a transposed layer can ask for. Where dilation > stride,
+// fprop itself would give more points than grad_output has; those that are missing count as zeros.
+Problem dgrad_problem(const Tensor& grad_output, const Tensor& weight, const Ints& input_size,
+                      const Geometry& geometry);
+
+// grad_output (N, A, *output) and input (N, B, *input), sizes related as in dgrad, give a result of
+// `weight_size`.
+Problem wgrad_problem(const Tensor& grad_output, const Tensor& input, const Ints& weight_size,
+                      const Geometry& geometry);
+
+// The reduced weight alone; the problem's batch and spatial sizes say nothing.
+Problem mirror_problem(const Tensor& weight, int64_t groups, const Ints& orbits, bool transposed);
+
+}  // namespace symconv::binding

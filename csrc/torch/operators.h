@@ -1,0 +1,99 @@
+// The operators as torch calls them, for any device: check, allocate the result, hand over to the kernels.
+//
+// A Device is made from a tensor and has the kernels of one kind of device:
+//     using View = ...;                                      the kernels' tensor type
+//     static View view(void* data, ScalarType, const int64_t (&strides)[5]);
+//     void fprop(const Problem&, View input, View weight, View bias, View output, bool allow_tf32) const;
+// and dgrad, wgrad and mirror alike. It never sees an empty batch.
+#pragma once
+
+#include "arguments.h"
+#include "result.h"
+
+namespace symconv::binding {
+
+template <typename Device>
+class Operators {
+ public:
+  static Tensor fprop(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+                      const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups,
+                      const Ints& orbits, bool transposed, bool allow_tf32) {
+    check_tensors({"input", input}, {"weight", weight});
+    const Problem p = fprop_problem(input, weight, {stride, padding, dilation, groups, orbits, transposed});
+    check_bias(bias, p.a_channels, {"input", input});
+    Ints size{p.batch, p.a_channels};
+    size.insert(size.end(), p.output + (kAxes - stride.size()), p.output + kAxes);
+    const Tensor output =
+        new_result(input, size, suggests_channels_last(input) || suggests_channels_last(weight));
+    if (p.batch > 0) {
+      Device(input).fprop(p, read(input), read(weight), read_bias(bias, input), write(output), allow_tf32);
+    }
+    return output;
+  }
+
+  static Tensor dgrad(const Tensor& grad_output, const Tensor& weight, const std::optional<Tensor>& bias,
+                      const Ints& input_size, const Ints& stride, const Ints& padding, const Ints& dilation,
+                      int64_t groups, const Ints& orbits, bool transposed, bool allow_tf32) {
+    check_tensors({"grad_output", grad_output}, {"weight", weight});
+    const Problem p = dgrad_problem(grad_output, weight, input_size,
+                                    {stride, padding, dilation, groups, orbits, transposed});
+    check_bias(bias, p.b_channels, {"grad_output", grad_output});
+    const Tensor grad_input = new_result(
+        grad_output, input_size, suggests_channels_last(grad_output) || suggests_channels_last(weight));
+    if (p.batch > 0) {
+      Device(grad_output)
+          .dgrad(p, read(grad_output), read(weight), read_bias(bias, grad_output), write(grad_input),
+                 allow_tf32);
+    }
+    return grad_input;
+  }
+
+  static Tensor wgrad(const Tensor& grad_output, const Tensor& input, const Ints& weight_size,
+                      const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups,
+                      const Ints& orbits, bool transposed, bool allow_tf32) {
+    check_tensors({"grad_output", grad_output}, {"input", input});
+    const Problem p = wgrad_problem(grad_output, input, weight_size,
+                                    {stride, padding, dilation, groups, orbits, transposed});
+    Tensor grad_weight = new_result(grad_output, weight_size,
+                                    suggests_channels_last(grad_output) || suggests_channels_last(input));
+    if (p.batch > 0) {
+      Device(grad_output).wgrad(p, read(grad_output), read(input), write(grad_weight), allow_tf32);
+    } else {
+      torch::stable::zero_(grad_weight);
+    }
+    return grad_weight;
+  }
+
+  static Tensor mirror(const Tensor& weight, int64_t groups, const Ints& orbits, bool transposed) {
+    check_tensors({"weight", weight}, {"weight", weight});
+    const Problem p = mirror_problem(weight, groups, orbits, transposed);
+    Ints size = weight.sizes().vec();
+    size[transposed ? 1 : 0] = transposed ? p.b_channels / p.groups : p.a_channels;
+    const Tensor dense = new_result(weight, size, suggests_channels_last(weight));
+    Device(weight).mirror(p, read(weight), write(dense));
+    return dense;
+  }
+
+ private:
+  using View = typename Device::View;
+
+  // A tensor (batch or rows, channels or columns, *spatial) as one with three spatial dimensions; the unit
+  // ones are in front, and their strides are never used.
+  static View view(void* data, const Tensor& tensor) {
+    const auto from = tensor.strides();
+    const int rank = static_cast<int>(from.size()) - 2;
+    int64_t strides[2 + kAxes] = {from[0], from[1], 0, 0, 0};
+    for (int d = 0; d < rank; ++d) strides[2 + kAxes - rank + d] = from[2 + d];
+    return Device::view(data, tensor.scalar_type(), strides);
+  }
+  // Only read: a copy-on-write tensor stays shared.
+  static View read(const Tensor& tensor) { return view(const_cast<void*>(tensor.const_data_ptr()), tensor); }
+  static View write(const Tensor& tensor) { return view(tensor.mutable_data_ptr(), tensor); }
+  static View read_bias(const std::optional<Tensor>& bias, const Tensor& like) {
+    if (!bias) return Device::view(nullptr, like.scalar_type(), {0, 0, 0, 0, 0});
+    return Device::view(const_cast<void*>(bias->const_data_ptr()), bias->scalar_type(),
+                        {bias->stride(0), 0, 0, 0, 0});
+  }
+};
+
+}  // namespace symconv::binding
