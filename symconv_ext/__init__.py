@@ -1,0 +1,31 @@
+"""Convolution layers whose filters are tied by mirror reflections, computed from the reduced weights."""
+
+from . import functional
+from .backends import backend
+from .conv import (
+    SymmetricConv1d,
+    SymmetricConv2d,
+    SymmetricConv3d,
+    SymmetricConvTranspose1d,
+    SymmetricConvTranspose2d,
+    SymmetricConvTranspose3d,
+)
+from .global_conv import GlobalConv1d
+from .symmetry import Symmetry
+from .topk import TopKPool
+from .version import __version__
+
+__all__ = [
+    "GlobalConv1d",
+    "Symmetry",
+    "SymmetricConv1d",
+    "SymmetricConv2d",
+    "SymmetricConv3d",
+    "SymmetricConvTranspose1d",
+    "SymmetricConvTranspose2d",
+    "SymmetricConvTranspose3d",
+    "TopKPool",
+    "__version__",
+    "backend",
+    "functional",
+]

@@ -1,0 +1,194 @@
+"""Derivatives of the three operators. They are made of the three operators, so any order works.
+
+One set-up and one backward per operator serve both the ``torch.autograd.Function`` that eager calls and torch.func use
+and the formula registered for the operator itself, which torch.compile traces. For f, d, g = fprop, dgrad, wgrad, with
+x on the B side, y on the A side, the reduced weight w, and a prime for a cotangent:
+
+    f(x, w):   x' = d(f', w)    w' = g(f', x)
+    d(y, w):   y' = f(d', w)    w' = g(y, d')
+    g(y, x):   y' = f(x, g')    x' = d(y, g')
+
+and a bias gets the sum over batch and pixels. Each is linear in each tensor, which gives the forward mode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function, forward_ad
+
+from . import ops
+
+
+class _Fprop(Function):
+    """``fprop(input, weight, bias, *args)``; ``args`` are stride to allow_tf32."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*inputs: Any) -> Tensor:
+        return ops.fprop(*inputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        input, weight, _, *ctx.args = inputs
+        ctx.save_for_backward(input, weight)
+        ctx.save_for_forward(input, weight)
+        ctx.output_size = output.shape
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple:
+        input, weight = ctx.saved_tensors
+        for_input, for_weight, for_bias, *_ = ctx.needs_input_grad
+        return (
+            dgrad(grad, weight, None, input.shape, *ctx.args) if for_input else None,
+            wgrad(grad, input, weight.shape, *ctx.args) if for_weight else None,
+            _sum(grad) if for_bias else None,
+            *(None,) * len(ctx.args),
+        )
+
+    @staticmethod
+    def jvp(
+        ctx: Any, input_t: Tensor | None, weight_t: Tensor | None, bias_t: Tensor | None, *_: None
+    ) -> Tensor:
+        input, weight = ctx.saved_tensors
+        return _total(
+            None if input_t is None else fprop(input_t, weight, None, *ctx.args),
+            None if weight_t is None else fprop(input, weight_t, None, *ctx.args),
+            _spread(bias_t, ctx.output_size),
+        )
+
+
+class _Dgrad(Function):
+    """``dgrad(grad_output, weight, bias, input_size, *args)``."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*inputs: Any) -> Tensor:
+        return ops.dgrad(*inputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        grad_output, weight, _, ctx.input_size, *ctx.args = inputs
+        ctx.save_for_backward(grad_output, weight)
+        ctx.save_for_forward(grad_output, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple:
+        grad_output, weight = ctx.saved_tensors
+        for_output, for_weight, for_bias, *_ = ctx.needs_input_grad
+        return (
+            _cut(fprop(grad, weight, None, *ctx.args), grad_output) if for_output else None,
+            wgrad(grad_output, grad, weight.shape, *ctx.args) if for_weight else None,
+            _sum(grad) if for_bias else None,
+            *(None,) * (1 + len(ctx.args)),
+        )
+
+    @staticmethod
+    def jvp(
+        ctx: Any, grad_t: Tensor | None, weight_t: Tensor | None, bias_t: Tensor | None, *_: None
+    ) -> Tensor:
+        grad_output, weight = ctx.saved_tensors
+        return _total(
+            None if grad_t is None else dgrad(grad_t, weight, None, ctx.input_size, *ctx.args),
+            None if weight_t is None else dgrad(grad_output, weight_t, None, ctx.input_size, *ctx.args),
+            _spread(bias_t, ctx.input_size),
+        )
+
+
+class _Wgrad(Function):
+    """``wgrad(grad_output, input, weight_size, *args)``."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*inputs: Any) -> Tensor:
+        return ops.wgrad(*inputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        grad_output, input, ctx.weight_size, *ctx.args = inputs
+        ctx.save_for_backward(grad_output, input)
+        ctx.save_for_forward(grad_output, input)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple:
+        grad_output, input = ctx.saved_tensors
+        for_output, for_input, *_ = ctx.needs_input_grad
+        return (
+            _cut(fprop(input, grad, None, *ctx.args), grad_output) if for_output else None,
+            dgrad(grad_output, grad, None, input.shape, *ctx.args) if for_input else None,
+            *(None,) * (1 + len(ctx.args)),
+        )
+
+    @staticmethod
+    def jvp(ctx: Any, grad_t: Tensor | None, input_t: Tensor | None, *_: None) -> Tensor:
+        grad_output, input = ctx.saved_tensors
+        return _total(
+            None if grad_t is None else wgrad(grad_t, input, ctx.weight_size, *ctx.args),
+            None if input_t is None else wgrad(grad_output, input_t, ctx.weight_size, *ctx.args),
+        )
+
+
+def _cut(output: Tensor, like: Tensor) -> Tensor:
+    """The first points of ``output`` in every dimension, as many as ``like`` has.
+
+    A transposed layer whose output_padding is no less than its stride makes an output that is so large that fprop
+    takes it to more points than the layer's input had.
+    """
+    if output.shape != like.shape:
+        for dim in range(2, like.dim()):
+            output = output.narrow(dim, 0, like.size(dim))
+    return output
+
+
+def _sum(tensor: Tensor) -> Tensor:
+    """``(N, C, ...)`` to ``(C,)``."""
+    return tensor.sum([dim for dim in range(tensor.dim()) if dim != 1])
+
+
+def _spread(bias: Tensor | None, size: tuple[int, ...]) -> Tensor | None:
+    """``(C,)`` to ``(N, C, ...)``."""
+    return None if bias is None else bias.view(-1, *(1,) * (len(size) - 2)).expand(size)
+
+
+def _total(*terms: Tensor | None) -> Any:
+    present = [term for term in terms if term is not None]
+    return sum(present[1:], start=present[0]) if present else None
+
+
+class _Differentiable:
+    """An operator that records its derivative only where something may ask for it."""
+
+    def __init__(self, operator: Any, function: type[Function]) -> None:
+        self.operator = operator
+        self.function = function
+        # Function.apply binds the signature of `forward` anew at every call, which costs more than a small
+        # convolution, and looks after torch.func; without a transform neither is needed.
+        self.record: Callable[..., Tensor] = super(Function, function).apply  # type: ignore[misc]
+
+    def __call__(self, *args: Any) -> Tensor:
+        if torch.compiler.is_compiling():
+            return self.operator(*args)
+        if torch._C._are_functorch_transforms_active():
+            return self.function.apply(*args)
+        if torch.is_grad_enabled() or forward_ad._current_level >= 0:
+            return self.record(*args)
+        return self.operator(*args)
+
+
+fprop = _Differentiable(ops.fprop, _Fprop)
+dgrad = _Differentiable(ops.dgrad, _Dgrad)
+wgrad = _Differentiable(ops.wgrad, _Wgrad)
+
+if ops.LOADED:
+    for _differentiable in (fprop, dgrad, wgrad):
+        torch.library.register_autograd(
+            _differentiable.operator,
+            _differentiable.function.backward,
+            setup_context=_differentiable.function.setup_context,
+        )

@@ -1,0 +1,128 @@
+"""Which backend computes a convolution: the switch, and the one predicate that decides and says why."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from types import TracebackType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import ops
+from .problem import Problem
+
+BACKENDS = ("auto", "native", "torch")
+
+# The dtypes that have kernels, per device type.
+NATIVE_DTYPES = {
+    "cpu": (torch.float32, torch.float64, torch.bfloat16, torch.float16),
+}
+
+_CHOICES_KEPT = 256
+
+
+class Choice(NamedTuple):
+    """The backend of a problem, and the reason in words."""
+
+    native: bool
+    reason: str
+
+
+def _checked(name: str, origin: str) -> str:
+    if name not in BACKENDS:
+        raise ValueError(f"{origin}: expected 'auto', 'native' or 'torch', got {name!r}")
+    return name
+
+
+setting: str = _checked(os.environ.get("SYMCONV_BACKEND", "auto"), "environment variable SYMCONV_BACKEND")
+
+
+class backend:  # noqa: N801 -- used like a function, as torch.set_grad_enabled is
+    """Chooses the backend, for good when called, or for the length of a ``with`` block.
+
+    Args:
+        name: ``'native'`` (the folded kernels), ``'torch'`` (mirrored weights and ``F.conv*d``) or ``'auto'``
+            (native wherever it can run and is not slower). The environment variable ``SYMCONV_BACKEND`` sets the
+            default.
+
+    Raises:
+        ValueError: ``name`` is none of them.
+        RuntimeError: ``'native'`` was asked for and the extension is not there. A later call that the native
+            backend cannot compute raises, too, and says why.
+
+    The setting holds for the whole process, every thread. A backward pass uses the backend of its forward pass.
+    """
+
+    def __init__(self, name: str) -> None:
+        global setting
+        _checked(name, "backend")
+        if name == "native" and not ops.LOADED:
+            raise RuntimeError(f"backend: 'native' cannot run: {ops.WHY_NOT}; use 'torch' or 'auto'")
+        self.name = name
+        self._previous = setting
+        setting = name
+
+    def __enter__(self) -> backend:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        global setting
+        setting = self._previous
+
+    def __repr__(self) -> str:
+        return f"backend({self.name!r})"
+
+
+@lru_cache
+def why_not_native(device: torch.device, dtype: torch.dtype) -> str | None:
+    """None where the native backend can run; otherwise the reason why it cannot, in words."""
+    if not ops.LOADED:
+        return ops.WHY_NOT
+    if not ops.has_kernel(device.type):
+        return f"the extension was built without kernels for {device.type} tensors"
+    if dtype not in NATIVE_DTYPES.get(device.type, ()):
+        return f"there is no {device.type} kernel for {str(dtype).removeprefix('torch.')}"
+    return None
+
+
+def choose(problem: Problem, input: Tensor) -> Choice:
+    """Decides where ``problem`` runs for an input of this dtype, device and shape.
+
+    Raises ``RuntimeError`` with the reason where the setting is ``'native'`` and that cannot run.
+    """
+    key = (setting, input.device, input.dtype)
+    choice = problem.choices.get(key)
+    if choice is None:
+        if len(problem.choices) >= _CHOICES_KEPT:
+            problem.choices.clear()
+        choice = problem.choices[key] = decide(problem, input.device, input.dtype)
+    return choice
+
+
+def decide(problem: Problem, device: torch.device, dtype: torch.dtype) -> Choice:
+    """:func:`choose` without its memory."""
+    if setting == "torch":
+        return Choice(False, "the torch backend was asked for")
+    why_not = why_not_native(device, dtype)
+    if setting == "native":
+        if why_not is not None:
+            raise RuntimeError(
+                f"backend: 'native' cannot run: {why_not}; use backend('torch') or backend('auto')"
+            )
+        return Choice(True, "the native backend was asked for")
+    if why_not is not None:
+        return Choice(False, why_not)
+    if problem.symmetry.is_plain:
+        return Choice(False, "no filters are tied, so there is nothing to save")
+    return Choice(True, "the native backend can run and saves multiplications")
+
+
+def allow_tf32(input: Tensor) -> bool:
+    """Whether torch lets float32 convolutions on this tensor's device round to tf32."""
+    if input.is_cpu:
+        return False
+    return torch.backends.cudnn.conv.fp32_precision == "tf32"

@@ -1,0 +1,79 @@
+"""One symmetric convolution of given tensors: batch dimension, autocast, padding, backend. What every layer calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from . import autograd, backends, checks, reference
+from .problem import Problem
+
+
+def convolve(problem: Problem, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The convolution ``problem`` of ``(N, in_channels, *size)`` or ``(in_channels, *size)`` with a reduced weight.
+
+    ``bias`` has ``out_channels`` values. Raises ``RuntimeError`` for tensors that do not fit the problem.
+    """
+    try:
+        if input.dim() == problem.rank + 1:
+            return _convolve(problem, input.unsqueeze(0), weight, bias).squeeze(0)
+        return _convolve(problem, input, weight, bias)
+    except (RuntimeError, ValueError):
+        checks.check_tensors(problem, input, weight, bias)
+        raise
+
+
+def convolve_transposed(
+    problem: Problem,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    output_padding: Sequence[int] | None = None,
+) -> Tensor:
+    """The transposed convolution ``problem``; as :func:`convolve`, with an ``output_padding`` for this call only."""
+    try:
+        if input.dim() == problem.rank + 1:
+            output = _convolve_transposed(problem, input.unsqueeze(0), weight, bias, output_padding)
+            return output.squeeze(0)
+        return _convolve_transposed(problem, input, weight, bias, output_padding)
+    except (RuntimeError, ValueError):
+        checks.check_tensors(problem, input, weight, bias, output_padding)
+        raise
+
+
+def _convolve(problem: Problem, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if torch.is_autocast_enabled("cpu" if input.is_cpu else input.device.type):
+        input, weight, bias = _autocast(input, weight, bias)
+    if problem.pad is not None:
+        input = problem.pad_input(input)
+    if backends.choose(problem, input).native:
+        return autograd.fprop(input, weight, bias, *problem.args, backends.allow_tf32(input))
+    return reference.fprop(input, weight, bias, *problem.args)
+
+
+def _convolve_transposed(
+    problem: Problem,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    output_padding: Sequence[int] | None,
+) -> Tensor:
+    if torch.is_autocast_enabled("cpu" if input.is_cpu else input.device.type):
+        input, weight, bias = _autocast(input, weight, bias)
+    size = (input.size(0), problem.out_channels, *problem.output_size(input.shape[2:], output_padding))
+    if backends.choose(problem, input).native:
+        return autograd.dgrad(input, weight, bias, size, *problem.args, backends.allow_tf32(input))
+    return reference.dgrad(input, weight, bias, size, *problem.args)
+
+
+def _autocast(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The tensors in the dtype that autocast gives a convolution."""
+    dtype = torch.get_autocast_dtype(input.device.type)
+    return _cast(input, dtype), _cast(weight, dtype), None if bias is None else _cast(bias, dtype)
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Autocast leaves float64 alone."""
+    return tensor.to(dtype) if tensor.is_floating_point() and tensor.dtype != torch.float64 else tensor

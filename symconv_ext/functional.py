@@ -1,0 +1,184 @@
+"""Symmetric convolutions as functions of a reduced weight.
+
+Each takes the arguments of its namesake in ``torch.nn.functional``, in the same order, with the reduced weight in place of
+the dense one, and then ``symmetry``: a :class:`~symconv_ext.Symmetry`, or filters per mask as in the layers. Numbers of
+filters are enough, since the reduced weight says how many filters are plain; a percentage needs a ``Symmetry``.
+
+Tensors: ``input`` is ``(N, in_channels, *size)`` or unbatched ``(in_channels, *size)``; ``weight`` is
+``(unique_out_channels, in_channels/groups, *kernel_size)``, for a transposed convolution ``(in_channels,
+unique_out_channels/groups, *kernel_size)``; ``bias`` is ``(out_channels,)``. All have one floating dtype and one device.
+The result has the batch dimension that the input has. Padding is with zeros, by numbers, ``'same'`` or ``'valid'``.
+
+They raise ``ValueError`` or ``TypeError`` for a symmetry or a geometry that cannot be, and ``RuntimeError``, as torch
+does, for tensors that do not fit it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any
+
+from torch import Tensor
+
+from . import checks
+from .convolve import convolve, convolve_transposed
+from .problem import Problem, Size
+from .symmetry import Symmetry, parse_mask
+
+__all__ = [
+    "symmetric_conv1d",
+    "symmetric_conv2d",
+    "symmetric_conv3d",
+    "symmetric_conv_transpose1d",
+    "symmetric_conv_transpose2d",
+    "symmetric_conv_transpose3d",
+]
+
+SymmetrySpec = Symmetry | Mapping[str, int | str] | None
+
+
+def symmetric_conv1d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: Size | str = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    symmetry: SymmetrySpec = None,
+) -> Tensor:
+    """``F.conv1d`` with a reduced weight; see the module."""
+    problem = _problem(1, weight, groups, symmetry, False, stride, padding, dilation)
+    return convolve(problem, input, weight, bias)
+
+
+def symmetric_conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: Size | str = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    symmetry: SymmetrySpec = None,
+) -> Tensor:
+    """``F.conv2d`` with a reduced weight; see the module."""
+    problem = _problem(2, weight, groups, symmetry, False, stride, padding, dilation)
+    return convolve(problem, input, weight, bias)
+
+
+def symmetric_conv3d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: Size | str = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    symmetry: SymmetrySpec = None,
+) -> Tensor:
+    """``F.conv3d`` with a reduced weight; see the module."""
+    problem = _problem(3, weight, groups, symmetry, False, stride, padding, dilation)
+    return convolve(problem, input, weight, bias)
+
+
+def symmetric_conv_transpose1d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: Size = 0,
+    output_padding: Size = 0,
+    groups: int = 1,
+    dilation: Size = 1,
+    symmetry: SymmetrySpec = None,
+) -> Tensor:
+    """``F.conv_transpose1d`` with a reduced weight; see the module."""
+    problem = _problem(1, weight, groups, symmetry, True, stride, padding, dilation, output_padding)
+    return convolve_transposed(problem, input, weight, bias)
+
+
+def symmetric_conv_transpose2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: Size = 0,
+    output_padding: Size = 0,
+    groups: int = 1,
+    dilation: Size = 1,
+    symmetry: SymmetrySpec = None,
+) -> Tensor:
+    """``F.conv_transpose2d`` with a reduced weight; see the module."""
+    problem = _problem(2, weight, groups, symmetry, True, stride, padding, dilation, output_padding)
+    return convolve_transposed(problem, input, weight, bias)
+
+
+def symmetric_conv_transpose3d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Size = 1,
+    padding: Size = 0,
+    output_padding: Size = 0,
+    groups: int = 1,
+    dilation: Size = 1,
+    symmetry: SymmetrySpec = None,
+) -> Tensor:
+    """``F.conv_transpose3d`` with a reduced weight; see the module."""
+    problem = _problem(3, weight, groups, symmetry, True, stride, padding, dilation, output_padding)
+    return convolve_transposed(problem, input, weight, bias)
+
+
+def _problem(
+    rank: int, weight: Tensor, groups: int, symmetry: SymmetrySpec, transposed: bool, *geometry: Any
+) -> Problem:
+    """The problem of a reduced weight; ``geometry`` is stride, padding, dilation and output_padding."""
+    if weight.dim() != rank + 2:
+        raise RuntimeError(
+            f"weight: expected {rank + 2} dimensions, the reduced weight of a {rank}-D layer, got shape "
+            f"{tuple(weight.shape)}"
+        )
+    tied = symmetry if isinstance(symmetry, Symmetry) else tuple((symmetry or {}).items())
+    problem = _cached_problem(rank, tuple(weight.shape), groups, tied, transposed, *map(_hashable, geometry))
+    checks.check_weight(problem, weight)
+    return problem
+
+
+@lru_cache(maxsize=512)
+def _cached_problem(
+    rank: int,
+    weight_size: tuple[int, ...],
+    groups: int,
+    tied: Symmetry | tuple[tuple[str, int | str], ...],
+    transposed: bool,
+    *geometry: Any,
+) -> Problem:
+    if isinstance(tied, Symmetry):
+        symmetry = tied
+        if symmetry.groups != groups:
+            raise ValueError(f"groups: expected {symmetry.groups}, as in the symmetry, got {groups}")
+    else:
+        unique = weight_size[1] * groups if transposed else weight_size[0]
+        symmetry = Symmetry(dict(tied), unique + _copies(tied, rank), groups, rank)
+    in_channels = weight_size[0] if transposed else weight_size[1] * groups
+    return Problem(rank, symmetry, transposed, in_channels, weight_size[2:], *geometry)
+
+
+def _copies(tied: tuple[tuple[str, int | str], ...], rank: int) -> int:
+    """How many of the filters are mirrored copies."""
+    copies = 0
+    for name, count in tied:
+        size = 1 << parse_mask(name, rank).bit_count()
+        if isinstance(count, str):
+            raise ValueError(
+                f"symmetry: {name!r}: a percentage needs the number of output channels, got {count!r}; pass "
+                f"Symmetry({dict(tied)!r}, out_channels) or numbers"
+            )
+        copies += count - count // size
+    return copies
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else value

@@ -1,0 +1,133 @@
+"""The compiled operators ``torch.ops.symconv_ext.*``: loading them, and their fake (meta) implementations.
+
+For the convolution ``(A, B, *kernel)``, as in the design: fprop takes B channels to A, dgrad takes A to B, wgrad takes
+both to the reduced weight. ``stride``, ``padding`` and ``dilation`` have one number per spatial dimension; ``orbits``
+has the number of orbits of each block over the whole layer, in block order h, v, z, hv, hz, vz, hvz, plain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .symmetry import filters_of
+
+NAMESPACE = "symconv_ext"
+
+LOADED = False
+WHY_NOT = ""
+try:
+    from . import _C  # type: ignore[attr-defined]  # noqa: F401 -- registers the operators
+
+    LOADED = True
+except ModuleNotFoundError:
+    WHY_NOT = "the compiled extension was not built (no compiler when the package was installed)"
+except ImportError as error:
+    WHY_NOT = f"the compiled extension does not load with torch {torch.__version__}: {error}"
+
+
+def has_kernel(device_type: str) -> bool:
+    """Whether the extension holds kernels for tensors of this device type."""
+    key = {"cpu": "CPU", "cuda": "CUDA"}.get(device_type)
+    return key is not None and torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::fprop", key)
+
+
+def suggests_channels_last(tensor: Tensor) -> bool:
+    """Whether the strides of a 4-D or 5-D tensor say channels_last, by the rule of ATen's ``suggest_memory_format``.
+
+    Walk the dimensions in the order C, then the spatial ones from the last to the first, then N, with ``least = 0``:
+
+    * a channel stride of 0, or a size of 0 anywhere, says contiguous;
+    * a stride below ``least`` says contiguous;
+    * at N, ``least`` equal to the channel stride (every other size is 1) is ambiguous and says contiguous;
+    * otherwise ``least`` becomes the stride, times the size where that is above 1.
+
+    A tensor that passes every dimension is channels_last. Tensors of other ranks never are.
+    """
+    if tensor.dim() not in (4, 5) or tensor.stride(1) == 0:
+        return False
+    least = 0
+    for dim in (1, *range(tensor.dim() - 1, 1, -1), 0):
+        size, stride = tensor.size(dim), tensor.stride(dim)
+        if size == 0 or stride < least or (dim == 0 and least == tensor.stride(1)):
+            return False
+        least = stride * size if size > 1 else stride
+    return True
+
+
+def output_format(first: Tensor, second: Tensor) -> torch.memory_format:
+    """Memory format of an operator's result: channels_last if either of its first two tensors suggests it.
+
+    The same for all three operators, every dtype and device; see :func:`suggests_channels_last`. Results of 1-D
+    problems are contiguous.
+    """
+    if suggests_channels_last(first) or suggests_channels_last(second):
+        return torch.channels_last if first.dim() == 4 else torch.channels_last_3d
+    return torch.contiguous_format
+
+
+def _fake_fprop(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    orbits: Sequence[int],
+    transposed: bool,
+    allow_tf32: bool,
+) -> Tensor:
+    channels = weight.size(0) if transposed else filters_of(orbits)
+    size = [
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, k, s, p, d in zip(input.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
+    ]
+    return _empty((input.size(0), channels, *size), input, weight)
+
+
+def _fake_dgrad(
+    grad_output: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    input_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    orbits: Sequence[int],
+    transposed: bool,
+    allow_tf32: bool,
+) -> Tensor:
+    return _empty(input_size, grad_output, weight)
+
+
+def _fake_wgrad(
+    grad_output: Tensor,
+    input: Tensor,
+    weight_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    orbits: Sequence[int],
+    transposed: bool,
+    allow_tf32: bool,
+) -> Tensor:
+    return _empty(weight_size, grad_output, input)
+
+
+def _empty(size: Sequence[int], first: Tensor, second: Tensor) -> Tensor:
+    return torch.empty(
+        size, dtype=first.dtype, device=first.device, memory_format=output_format(first, second)
+    )
+
+
+if LOADED:
+    for _name, _fake in (("fprop", _fake_fprop), ("dgrad", _fake_dgrad), ("wgrad", _fake_wgrad)):
+        torch.library.register_fake(f"{NAMESPACE}::{_name}", _fake)
+    fprop = torch.ops.symconv_ext.fprop.default
+    dgrad = torch.ops.symconv_ext.dgrad.default
+    wgrad = torch.ops.symconv_ext.wgrad.default

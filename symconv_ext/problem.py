@@ -1,0 +1,182 @@
+"""The geometry of one symmetric convolution, checked once and kept in the form that the operators take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from .symmetry import Symmetry
+
+Size = int | Iterable[int]
+
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+
+
+class Problem:
+    """What a convolution is apart from its tensors. Immutable; one serves every call of a layer.
+
+    Args:
+        rank: spatial dimensions, 1, 2 or 3.
+        symmetry: how the output filters are tied; it carries ``out_channels`` and ``groups``.
+        transposed: whether this is a transposed convolution.
+        in_channels: channels of the input.
+        kernel_size, stride, dilation: a number or one per spatial dimension, at least 1.
+        padding: a number or one per spatial dimension, at least 0; for a convolution also ``'same'`` or ``'valid'``.
+        output_padding: for a transposed convolution, less than the stride or the dilation.
+        padding_mode: ``'zeros'``, ``'reflect'``, ``'replicate'`` or ``'circular'``; a transposed convolution has
+            only zeros.
+
+    Raises:
+        ValueError: an argument is out of range or has the wrong length.
+        TypeError: an argument is no whole number.
+    """
+
+    __slots__ = (
+        "args",
+        "choices",
+        "dilation",
+        "in_channels",
+        "kernel_size",
+        "orbits",
+        "out_channels",
+        "output_padding",
+        "pad",
+        "pad_mode",
+        "padding",
+        "rank",
+        "stride",
+        "symmetry",
+        "transposed",
+    )
+
+    def __init__(
+        self,
+        rank: int,
+        symmetry: Symmetry,
+        transposed: bool,
+        in_channels: int,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Size | str = 0,
+        dilation: Size = 1,
+        output_padding: Size = 0,
+        padding_mode: str = "zeros",
+    ) -> None:
+        groups = symmetry.groups
+        if in_channels < 1 or in_channels % groups:
+            raise ValueError(
+                f"in_channels: expected a positive multiple of groups={groups}, got {in_channels}"
+            )
+        if padding_mode not in PADDING_MODES:
+            raise ValueError(
+                f"padding_mode: expected one of {', '.join(PADDING_MODES)}, got {padding_mode!r}"
+            )
+        if transposed and (padding_mode != "zeros" or isinstance(padding, str)):
+            raise ValueError(
+                "padding, padding_mode: a transposed convolution takes numbers and zeros only, got "
+                f"padding={padding!r}, padding_mode={padding_mode!r}"
+            )
+        self.rank = rank
+        self.symmetry = symmetry
+        self.transposed = transposed
+        self.in_channels = in_channels
+        self.out_channels = symmetry.out_channels
+        self.orbits = symmetry.orbits
+        self.kernel_size = per_dimension("kernel_size", kernel_size, rank, 1)
+        self.stride = per_dimension("stride", stride, rank, 1)
+        self.dilation = per_dimension("dilation", dilation, rank, 1)
+        self.output_padding = per_dimension("output_padding", output_padding, rank, 0)
+        if any(
+            p >= max(s, d)
+            for p, s, d in zip(self.output_padding, self.stride, self.dilation, strict=True)
+            if transposed
+        ):
+            raise ValueError(
+                f"output_padding: expected less than the stride {self.stride} or the dilation {self.dilation} "
+                f"in every dimension, got {self.output_padding}"
+            )
+        before, after = self._padding(padding)
+        #: padding to apply to the input beforehand, in the order of ``F.pad``, or None
+        self.pad: tuple[int, ...] | None = None
+        self.pad_mode = "constant" if padding_mode == "zeros" else padding_mode
+        if padding_mode != "zeros":
+            self.pad = _f_pad(before, after)
+            before = after = (0,) * rank
+        elif before != after:  # 'same' with an even extent: torch, too, pads one more at the end
+            self.pad = _f_pad((0,) * rank, tuple(b - a for a, b in zip(before, after, strict=True)))
+        self.padding = before
+        #: what every operator call of this problem ends with, before ``allow_tf32``
+        self.args = (self.stride, self.padding, self.dilation, groups, self.orbits, transposed)
+        #: the backends chosen so far, by what they depend on (see ``backends.choose``)
+        self.choices: dict[tuple, object] = {}
+
+    def _padding(self, padding: Size | str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Padding before and after, per dimension."""
+        if padding == "valid":
+            return (0,) * self.rank, (0,) * self.rank
+        if padding == "same":
+            if any(s != 1 for s in self.stride):
+                raise ValueError(
+                    f"padding: 'same' needs stride 1, got stride={self.stride}; pad with numbers"
+                )
+            total = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
+            return tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
+        if isinstance(padding, str):
+            raise ValueError(f"padding: expected numbers, 'same' or 'valid', got {padding!r}")
+        both = per_dimension("padding", padding, self.rank, 0)
+        return both, both
+
+    @property
+    def groups(self) -> int:
+        return self.symmetry.groups
+
+    @property
+    def weight_size(self) -> tuple[int, ...]:
+        """Shape of the reduced weight."""
+        unique = self.symmetry.unique_out_channels
+        if self.transposed:
+            return (self.in_channels, unique // self.groups, *self.kernel_size)
+        return (unique, self.in_channels // self.groups, *self.kernel_size)
+
+    @property
+    def fan_in(self) -> int:
+        """Fan-in of the dense layer's weight by torch's rule, from which the initial weights take their bound."""
+        size = (self.out_channels if self.transposed else self.in_channels) // self.groups
+        for k in self.kernel_size:
+            size *= k
+        return size
+
+    def pad_input(self, input: Tensor) -> Tensor:
+        """The input with the padding that the operators do not do themselves."""
+        return input if self.pad is None else F.pad(input, self.pad, mode=self.pad_mode)
+
+    def output_size(
+        self, input_size: Iterable[int], output_padding: Iterable[int] | None = None
+    ) -> list[int]:
+        """Spatial sizes of the output for the spatial sizes of an input (padded by :meth:`pad_input`)."""
+        each = zip(input_size, self.kernel_size, self.stride, self.padding, self.dilation, strict=True)
+        if not self.transposed:
+            return [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in each]
+        extra = self.output_padding if output_padding is None else output_padding
+        return [
+            (n - 1) * s - 2 * p + d * (k - 1) + 1 + e for (n, k, s, p, d), e in zip(each, extra, strict=True)
+        ]
+
+
+def per_dimension(name: str, value: Size, rank: int, least: int) -> tuple[int, ...]:
+    """``value`` as one number per spatial dimension, each at least ``least``."""
+    values = tuple(value) if isinstance(value, Iterable) else (value,) * rank
+    if any(isinstance(v, (bool, float, str)) for v in values):
+        raise TypeError(f"{name}: expected whole numbers, got {value!r}")
+    if len(values) != rank:
+        raise ValueError(f"{name}: expected one number or {rank}, got {value!r}")
+    if any(v < least for v in values):
+        raise ValueError(f"{name}: expected at least {least} in every dimension, got {value!r}")
+    return values
+
+
+def _f_pad(before: tuple[int, ...], after: tuple[int, ...]) -> tuple[int, ...]:
+    pairs = zip(reversed(before), reversed(after), strict=True)
+    return tuple(p for pair in pairs for p in pair)

@@ -1,0 +1,101 @@
+"""The torch backend: mirrored dense weights and ``F.conv*d``. The oracle of every kernel, and the fallback.
+
+``fprop`` and ``dgrad`` have the arguments of ``torch.ops.symconv_ext`` (without ``allow_tf32``: torch reads its own
+switches). They are made of differentiable torch functions, and autograd does the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .symmetry import BLOCK_MASKS, REFLECTIONS
+
+_CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+
+
+def mirror(weight: Tensor, groups: int, orbits: Sequence[int], transposed: bool) -> Tensor:
+    """The dense weight of a reduced weight.
+
+    Args:
+        weight: ``(unique_out_channels, in_channels/groups, *kernel_size)``, or with ``transposed``
+            ``(in_channels, unique_out_channels/groups, *kernel_size)``.
+        groups: convolution groups.
+        orbits: number of orbits of each block over the whole layer, in block order.
+        transposed: whether dimension 1 is tied instead of dimension 0.
+
+    Returns:
+        ``(out_channels, in_channels/groups, *kernel_size)`` or
+        ``(in_channels, out_channels/groups, *kernel_size)``, same dtype and device.
+    """
+    if transposed:
+        return _copies(weight, groups, orbits)
+    by_group = weight.unflatten(0, (groups, -1)) if groups != 1 else weight.unsqueeze(0)
+    return _copies(by_group, groups, orbits).flatten(0, 1)
+
+
+def gather_bias(bias: Tensor, groups: int, orbits: Sequence[int]) -> Tensor:
+    """One bias per reduced filter, ``(unique_out_channels,)``, gathered to one per channel, ``(out_channels,)``."""
+    return _copies(bias.view(groups, -1), groups, orbits, flip=False).flatten()
+
+
+def _copies(unique: Tensor, groups: int, orbits: Sequence[int], flip: bool = True) -> Tensor:
+    """``(G, unique_out_channels/groups, ...)`` to ``(G, out_channels/groups, ...)``: the copies after the originals."""
+    parts = [unique]
+    first = 0
+    for mask, count in zip(BLOCK_MASKS, orbits, strict=True):
+        count //= groups
+        if count:
+            block = unique.narrow(1, first, count)
+            parts += [block.flip(_dims(r)) if flip else block for r in REFLECTIONS[mask]]
+            first += count
+    return torch.cat(parts, 1) if len(parts) > 1 else unique
+
+
+def _dims(reflection: int) -> tuple[int, ...]:
+    return tuple(-1 - axis for axis in range(3) if reflection >> axis & 1)
+
+
+def fprop(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    orbits: Sequence[int],
+    transposed: bool,
+) -> Tensor:
+    """``(N, B, *input)`` and the reduced weight of ``(A, B/groups, *kernel)`` to ``(N, A, *output)``."""
+    dense = mirror(weight, groups, orbits, transposed)
+    return _CONV[len(stride)](input, dense, bias, stride, padding, dilation, groups)
+
+
+def dgrad(
+    grad_output: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    input_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    orbits: Sequence[int],
+    transposed: bool,
+) -> Tensor:
+    """``(N, A, *output)`` and the reduced weight of ``(A, B/groups, *kernel)`` to ``input_size = (N, B, *input)``."""
+    dense = mirror(weight, groups, orbits, transposed)
+    output_padding = [
+        size - ((out - 1) * s - 2 * p + d * (k - 1) + 1)
+        for size, out, s, p, d, k in zip(
+            input_size[2:], grad_output.shape[2:], stride, padding, dilation, weight.shape[2:], strict=True
+        )
+    ]
+    return _CONV_TRANSPOSE[len(stride)](
+        grad_output, dense, bias, stride, padding, output_padding, groups, dilation
+    )
