@@ -1,0 +1,63 @@
+# Everything from a fresh clone: a virtual environment with pinned packages, the extension built in place, then the job.
+# `make help` lists the jobs. Settings: PYTHON (which Python makes the environment), VENV (where), OUT (the demo's output),
+# ARGS (further arguments: make test ARGS="-k golden", make demo ARGS="--seed 1"), and those that setup.py names.
+
+PYTHON ?= python3
+VENV ?= .venv
+OUT ?= out
+ARGS ?=
+BIN := $(VENV)/bin
+
+CPP_SOURCES = find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu'
+EXTENSION_SOURCES := setup.py $(wildcard pyproject.toml) $(shell find csrc -type f)
+
+.PHONY: help demo test lint format build docs clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 14
+
+demo: $(VENV)/.demo $(VENV)/.built  ## train on handwritten digits; the table and the picture go to $(OUT)/
+	$(BIN)/python -m symconv_ext demo --out $(OUT) $(ARGS)
+
+test: $(VENV)/.test $(VENV)/.built  ## build and run all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.lint $(VENV)/.run $(VENV)/.demo  ## ruff, clang-format and mypy; changes nothing
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(CPP_SOURCES) | xargs $(BIN)/clang-format --dry-run --Werror
+	$(BIN)/python -m mypy
+
+format: $(VENV)/.lint  ## let ruff and clang-format rewrite what they can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(CPP_SOURCES) | xargs $(BIN)/clang-format -i
+
+build: $(VENV)/.built  ## the environment and the extension
+
+docs: $(VENV)/.demo $(VENV)/.built  ## make the pictures and the demo's table in docs/ again
+	$(BIN)/python docs/orbit.py
+	$(BIN)/python -m symconv_ext demo --out docs/demo
+
+clean:  ## remove the environment and all that was built
+	rm -rf $(VENV) build dist out *.egg-info symconv_ext/*.so .pytest_cache .ruff_cache .mypy_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The environment. It finds the package in this folder, so that changed Python code needs no new install.
+$(VENV)/.venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "Python 3.10 or later is needed, and '$(PYTHON)' is not: set PYTHON, as in 'make PYTHON=python3.12'"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c 'import pathlib, sysconfig; \
+	  pathlib.Path(sysconfig.get_path("purelib"), "symconv_ext.pth").write_text(str(pathlib.Path.cwd()))'
+	@touch $@
+
+# One list of packages: requirements/NAME.txt.
+$(VENV)/.%: requirements/%.txt requirements/constraints.txt | $(VENV)/.venv
+	$(BIN)/python -m pip install --disable-pip-version-check -r $<
+	@touch $@
+
+# The extension. Ninja compiles only what has changed.
+$(VENV)/.built: $(EXTENSION_SOURCES) $(VENV)/.build
+	$(BIN)/python setup.py build_ext --inplace
+	@touch $@
