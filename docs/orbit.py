@@ -13,9 +13,8 @@ FILTER = torch.tensor([[4.0, 2.0, -1.0], [3.0, 0.0, -2.0], [1.0, -3.0, -4.0]])
 
 
 def main() -> None:
-    layer = SymmetricConv2d(
-        1, 9, kernel_size=3, symmetry={"h": 2, "v": 2, "hv": 4}
-    )  # one filter is left plain
+    # One orbit of each mask; the ninth filter is left plain.
+    layer = SymmetricConv2d(1, 9, kernel_size=3, symmetry={"h": 2, "v": 2, "hv": 4})
     with torch.no_grad():
         layer.weight.copy_(FILTER.expand_as(layer.weight))
     figure = Figure(figsize=(8, 3.6), dpi=110, layout="constrained")

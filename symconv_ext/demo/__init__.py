@@ -1,4 +1,4 @@
-"""The demo: a small CNN on handwritten digits, with and without symmetric layers (``python -m symconv_ext demo``)."""
+"""The demo, ``python -m symconv_ext demo``: a small CNN on handwritten digits, with and without symmetry."""
 
 from .cli import main
 

@@ -1,4 +1,4 @@
-"""The demo's command line: checks what is installed, trains the three rows, writes the table and the picture."""
+"""The demo's command line: checks what is installed, trains three networks, writes table and picture."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-# Module to import and package to install. Only the demo needs them, so they are no dependencies of symconv_ext.
+# Module to import and package to install. Only the demo needs them, so symconv_ext does not depend on them.
 REQUIRED = {"sklearn": "scikit-learn", "matplotlib": "matplotlib", "tqdm": "tqdm"}
 
 
@@ -31,9 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from .training import train
 
     data = load_digits(arguments.seed)
-    print(
-        f"Handwritten digits, 16x16: {len(data.train_images)} to train on, {len(data.test_images)} to test on."
-    )
+    train_count, test_count = len(data.train_images), len(data.test_images)
+    print(f"Handwritten digits, 16x16: {train_count} to train on, {test_count} to test on.")
     rows = [train(name, data, arguments.epochs, arguments.seed) for name in VARIANTS]
 
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -47,14 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m symconv_ext demo",
-        description="Trains a small CNN on handwritten digits three times: with nn.Conv2d, with a symmetric first "
-        "layer, and with symmetric layers throughout.",
+        description="Trains a small CNN on handwritten digits three times: with nn.Conv2d, with a symmetric "
+        "first layer, and with symmetric layers throughout.",
     )
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for demo.md and demo.png (out)")
     parser.add_argument("--epochs", type=_positive, default=20, help="passes over the training images (20)")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="seeds split, initial weights, order and dropout (0)"
-    )
+    parser.add_argument("--seed", type=int, default=0, help="decides split, weights, order and dropout (0)")
     return parser
 
 

@@ -16,7 +16,7 @@ TEST_FRACTION = 0.2
 
 @dataclass(frozen=True)
 class Digits:
-    """Images ``(N, 1, 16, 16)`` float32, standardised by the training images, and labels ``(N,)`` int64 in 0..9."""
+    """Images ``(N, 1, 16, 16)`` float32, of mean 0 and deviation 1 in training, and labels ``(N,)`` int64."""
 
     train_images: Tensor
     train_labels: Tensor
@@ -25,7 +25,7 @@ class Digits:
 
 
 def load_digits(seed: int) -> Digits:
-    """The 1,797 digits that scikit-learn ships, a fifth of every class set aside for testing, split by ``seed``."""
+    """The 1,797 digits that scikit-learn ships; ``seed`` decides which fifth of every class is for tests."""
     digits = datasets.load_digits()
     train_images, test_images, train_labels, test_labels = model_selection.train_test_split(
         digits.images, digits.target, test_size=TEST_FRACTION, stratify=digits.target, random_state=seed

@@ -1,4 +1,4 @@
-"""The demo's network: the CNN of CNN-Symmetry's README, with a choice of symmetry for each of its convolutions."""
+"""The demo's network: the CNN of CNN-Symmetry's README, with a choice of symmetry for each convolution."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ VARIANTS: dict[str, tuple[Mapping[str, int] | None, ...]] = {
 
 
 class DigitNet(nn.Module):
-    """Three 3x3 convolutions with batch norm (the first two followed by 2x2 pooling), dropout, two linear layers.
+    """Three 3x3 convolutions with batch norm (2x2 pooling after the first two), dropout, two linear layers.
 
     Args:
-        symmetries: one entry for each convolution: the ``symmetry`` of a ``SymmetricConv2d``, or None for ``nn.Conv2d``.
+        symmetries: for each convolution the ``symmetry`` of a ``SymmetricConv2d``, None for ``nn.Conv2d``.
 
     Takes images ``(N, 1, 16, 16)`` to logits ``(N, 10)``.
     """

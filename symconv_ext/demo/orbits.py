@@ -1,4 +1,4 @@
-"""Draws the filters of a layer, orbit by orbit, every mirror image in the place where a mirror would show it."""
+"""Draws the filters of a layer, orbit by orbit, every mirror image where a mirror would show it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GAP = 0.35  # between the filters of an orbit, in pixels of a filter
 
 @dataclass(frozen=True)
 class Orbit:
-    """The filters ``(kH, kW)`` of one orbit by the reflection that makes them: 0 (none), 1 (h), 2 (v) or 3 (hv)."""
+    """The filters ``(kH, kW)`` of one orbit by the reflection that makes them: 0, h = 1, v = 2, hv = 3."""
 
     filters: dict[int, Tensor]
 
@@ -34,7 +34,7 @@ class Orbit:
 
 
 def orbits_of(weight: Tensor, symmetry: Symmetry) -> list[Orbit]:
-    """The orbits of a dense weight ``(out_channels, C, kH, kW)``, in block order; each filter is its mean over C."""
+    """The orbits of a dense weight ``(out_channels, C, kH, kW)``, in block order, averaged over C."""
     filters: dict[int, dict[int, Tensor]] = defaultdict(dict)
     for channel, (unique, reflection) in enumerate(symmetry.channel_map):
         filters[unique][reflection] = weight[channel].detach().mean(0).cpu()
@@ -44,7 +44,8 @@ def orbits_of(weight: Tensor, symmetry: Symmetry) -> list[Orbit]:
 def draw_orbits(axes: Axes, orbits: list[Orbit], values: bool = False) -> None:
     """Draws ``orbits`` from left to right into ``axes``, on one colour scale that is symmetric about zero.
 
-    An h mirror stands to the right of its filter, a v mirror below it, and hv across. ``values`` writes the weights in.
+    An h mirror stands to the right of its filter, a v mirror below it, and hv across. ``values`` writes the
+    weights in.
     """
     height, width = next(iter(orbits[0].filters.values())).shape
     limit = max(float(torch.stack(list(orbit.filters.values())).abs().max()) for orbit in orbits) or 1.0

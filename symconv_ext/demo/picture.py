@@ -15,7 +15,7 @@ from .training import Row
 
 
 def save_picture(rows: Sequence[Row], path: Path) -> None:
-    """Writes a PNG: training loss and test accuracy by epoch, then the first-layer filters of each symmetric row."""
+    """Writes a PNG: training loss and test accuracy by epoch, then the first layer of each symmetric row."""
     symmetric = [row for row in rows if isinstance(row.model.convolutions[0], SymmetricConv2d)]
     figure = Figure(figsize=(11, 4 + 1.9 * len(symmetric)), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)  # draws without a display, whatever backend the user has chosen
@@ -29,9 +29,8 @@ def save_picture(rows: Sequence[Row], path: Path) -> None:
     loss.set(title="training loss", xlabel="epoch", ylabel="cross entropy", yscale="log")
     accuracy.set(title="test accuracy", xlabel="epoch")
     # The first epochs would squeeze everything else into the top of the picture.
-    accuracy.set_ylim(
-        bottom=max(0.0, min(min(row.accuracy[2:] or row.accuracy) for row in rows) - 0.02), top=1.002
-    )
+    lowest = min(min(row.accuracy[2:] or row.accuracy) for row in rows)
+    accuracy.set_ylim(bottom=max(0.0, lowest - 0.02), top=1.002)
     accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     for axes in (loss, accuracy):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

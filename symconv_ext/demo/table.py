@@ -8,7 +8,7 @@ from .training import Row
 
 
 def table(rows: Sequence[Row]) -> str:
-    """One line for each row: weights in its convolutions, test accuracy after the last epoch, median epoch time."""
+    """One line for each row: weights in its convolutions, final test accuracy, median time of an epoch."""
     cells = [("network", "weights in convolutions", "test accuracy", "seconds per epoch")]
     cells += [
         (
