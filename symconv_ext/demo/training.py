@@ -36,8 +36,8 @@ class Row:
 def train(name: str, data: Digits, epochs: int, seed: int) -> Row:
     """Trains the variant ``name`` for ``epochs`` passes over the training images.
 
-    Every variant starts from the same ``seed``, which decides initial weights, batches and dropout. Torch's own
-    random state is left as it was.
+    Every variant starts from the same ``seed``, which decides initial weights, batches and dropout. The
+    random state of torch is left as it was.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
