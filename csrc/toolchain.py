@@ -99,8 +99,8 @@ def toolkit_home(nvcc: Path) -> Path:
 def find_toolkit() -> tuple[Toolkit | None, str]:
     """The CUDA toolkit and an empty string, or None and what is missing.
 
-    Looks in CUDA_HOME, CUDA_PATH, on the PATH, among the installed packages (nvidia/cu13 and the like, which may
-    also hold the headers for an nvcc from elsewhere) and in /usr/local/cuda.
+    Looks in CUDA_HOME, CUDA_PATH, on the PATH, among the installed packages (nvidia/cu13 and the like, which
+    may also hold the headers for an nvcc from elsewhere) and in /usr/local/cuda.
     """
     packages = [folder for base in site_folders() for folder in sorted((base / "nvidia").glob("cu[0-9]*"))]
     homes = [Path(os.environ[name]) for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
