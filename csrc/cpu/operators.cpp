@@ -1,18 +1,40 @@
-// Which kernels an operator runs.
+// Which loops an operator runs.
 #include "operators.h"
 
+#include <cstdlib>
+#include <cstring>
+
+#include "convolve.h"
 #include "reference.h"
 
 namespace symconv::cpu {
+namespace {
+
+// SYMCONV_CPU_CAPABILITY=reference: the slow twin for everything.
+bool use_reference() {
+  static const bool use = [] {
+    const char* wanted = std::getenv("SYMCONV_CPU_CAPABILITY");
+    return wanted && !std::strcmp(wanted, "reference");
+  }();
+  return use;
+}
+
+}  // namespace
 
 void fprop(const Problem& problem, const Tensor& input, const Tensor& weight, const Tensor& bias,
            const Tensor& output, const Threads& threads) {
-  reference::fprop(problem, input, weight, bias, output, threads);
+  if (use_reference()) return reference::fprop(problem, input, weight, bias, output, threads);
+  convolve(Convolution::fprop(problem), input, weight, nullptr, bias, output, threads);
 }
 
 void dgrad(const Problem& problem, const Tensor& grad_output, const Tensor& weight, const Tensor& bias,
            const Tensor& grad_input, const Threads& threads) {
-  reference::dgrad(problem, grad_output, weight, bias, grad_input, threads);
+  const std::vector<Convolution> pieces = Convolution::dgrad(problem);
+  if (use_reference() || pieces.empty()) {
+    return reference::dgrad(problem, grad_output, weight, bias, grad_input, threads);
+  }
+  for (const Convolution& piece : pieces)
+    convolve(piece, grad_output, weight, nullptr, bias, grad_input, threads);
 }
 
 void wgrad(const Problem& problem, const Tensor& grad_output, const Tensor& input, const Tensor& grad_weight,

@@ -1,0 +1,203 @@
+// fprop's loops: tiles over threads; within a tile chunk by chunk stage, fold, GEMM; after the last chunk the
+// epilogue.
+#include "convolve.h"
+
+#include <algorithm>
+
+#include "kernels.h"
+#include "pack.h"
+#include "patch.h"
+#include "scalar.h"
+#include "tiling.h"
+
+namespace symconv::cpu {
+namespace {
+
+int64_t element_size(DType dtype) { return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2; }
+
+// The part of every row block that one work item computes.
+struct RowRange {
+  int64_t first, last;
+};
+
+struct ThreadScratch {
+  Scratch staged, folded, accumulators;
+  std::vector<Move> moves;
+  std::vector<OutputRun> runs;
+  std::vector<RowRange> rows;
+};
+
+template <typename T>
+class Convolve {
+ public:
+  Convolve(const Convolution& convolution, DType dtype, int threads)
+      : c_(convolution),
+        kernels_(kernels<T>()),
+        schedule_(schedule(convolution, kernels_.lanes, kernels_.vectors, kernels_.rows, kernels_.l1_bytes,
+                           kernels_.l2_bytes, sizeof(T), threads)),
+        patch_(convolution, schedule_.tiling, kernels_.lanes, kernels_.panel(), sizeof(T)),
+        packing_(convolution, patch_, kernels_.rows) {
+    (void)dtype;
+  }
+
+  int64_t packed_elements() const { return packing_.elements(); }
+  void pack(const Tensor& weight, T* packed, const Threads& threads) const {
+    packing_.pack(kernels_, weight, packed, threads);
+  }
+
+  void run(const Tensor& source, const T* packed, const Tensor& bias, const Tensor& output,
+           const Threads& threads) const {
+    static thread_local Scratch bias_scratch;
+    const T* biases = nullptr;
+    if (bias.data) {
+      T* copy = bias_scratch.get<T>(c_.groups * c_.row_channels);
+      kernels_.stage(bias.dtype, bias.data, 0, bias.strides[0], 1, c_.groups * c_.row_channels, copy, 0);
+      biases = copy;
+    }
+    const int64_t splits = schedule_.row_splits;
+    threads.run(c_.groups * patch_.tiles() * splits, [&](int64_t begin, int64_t end) {
+      static thread_local ThreadScratch scratch;
+      for (int64_t i = begin; i < end; ++i) {
+        run_tile(i / splits / patch_.tiles(), patch_.tile(i / splits % patch_.tiles()), i % splits, source,
+                 packed, biases, output, scratch);
+      }
+    });
+  }
+
+ private:
+  void run_tile(int64_t group, const Tile& tile, int64_t split, const Tensor& source, const T* packed,
+                const T* bias, const Tensor& output, ThreadScratch& scratch) const {
+    const int64_t panel = kernels_.panel(), points = tile.points();
+    const size_t chunks = patch_.chunks().size();
+    // Rows of accumulators: for each row block the split's part of every slot.
+    int64_t accumulator_rows = 0;
+    scratch.rows.clear();
+    for (const Block& block : c_.rows) {
+      const int64_t panels = (block.orbits + kernels_.rows - 1) / kernels_.rows;
+      const auto edge = [&](int64_t s) {
+        return std::min(block.orbits, panels * s / schedule_.row_splits * kernels_.rows);
+      };
+      scratch.rows.push_back({edge(split), edge(split + 1)});
+      accumulator_rows += (edge(split + 1) - edge(split)) * block.size();
+    }
+    if (accumulator_rows == 0) return;
+    // With one chunk a panel is finished at once; otherwise the whole tile's accumulators are kept.
+    const int64_t row = chunks == 1 ? panel : (points + panel - 1) / panel * panel;
+    T* accumulators = scratch.accumulators.get<T>(accumulator_rows * row);
+    T* staged = scratch.staged.get<T>(patch_.staged_elements());
+    if (chunks == 0) std::fill_n(accumulators, accumulator_rows * row, T(0));
+    for (size_t k = 0; k < std::max<size_t>(chunks, 1); ++k) {
+      if (chunks > 0) patch_.stage(kernels_, tile, patch_.chunks()[k], group, source, staged);
+      for (int64_t begin = 0; begin < points; begin += panel) {
+        const int64_t end = std::min(begin + panel, points);
+        T* sums = accumulators + (chunks == 1 ? 0 : begin);
+        if (chunks > 0) multiply(group, tile, k, begin, end, staged, packed, sums, row, scratch);
+        if (k + 1 >= chunks) write(group, tile, begin, end, sums, row, bias, output, scratch);
+      }
+    }
+  }
+
+  // Folds a panel of one chunk and adds its products to the slots.
+  void multiply(int64_t group, const Tile& tile, size_t k, int64_t begin, int64_t end, const T* staged,
+                const T* packed, T* sums, int64_t sums_row, ThreadScratch& scratch) const {
+    const Chunk& chunk = patch_.chunks()[k];
+    const int64_t panel = kernels_.panel(), n = chunk.columns;
+    T* folded = scratch.folded.get<T>(patch_.coefficients() * n * panel);
+    patch_.moves(tile, begin, end, scratch.moves);
+    patch_.fold(kernels_, chunk, scratch.moves, staged, folded, panel);
+    const int vectors = static_cast<int>((end - begin + kernels_.lanes - 1) / kernels_.lanes);
+    for (size_t b = 0; b < c_.rows.size(); ++b) {
+      const RowRange range = scratch.rows[b];
+      for (const Slot& slot : packing_.slots(b)) {
+        Segment<T> segments[kMaxOrbit];
+        int count = 0;
+        for (const Slot::Run& run : slot.runs)
+          segments[count++] = {folded + run.first * n * panel, run.count * n};
+        for (int64_t r = range.first; r < range.last; r += kernels_.rows) {
+          const int m = static_cast<int>(std::min<int64_t>(kernels_.rows, range.last - r));
+          kernels_.gemm(m, vectors, packed + packing_.offset(group, k, b, r) + slot.first * n * m, 1, m,
+                        segments, count, panel, sums + (r - range.first) * sums_row, sums_row, k > 0);
+        }
+        sums += (range.last - range.first) * sums_row;
+      }
+    }
+  }
+
+  // The butterfly of a finished panel, to the output.
+  void write(int64_t group, const Tile& tile, int64_t begin, int64_t end, const T* sums, int64_t sums_row,
+             const T* bias, const Tensor& output, ThreadScratch& scratch) const {
+    patch_.runs(tile, begin, end, output, scratch.runs);
+    const int64_t first_channel = group * c_.row_channels, element = element_size(output.dtype);
+    for (size_t b = 0; b < c_.rows.size(); ++b) {
+      const Block& block = c_.rows[b];
+      const RowRange range = scratch.rows[b];
+      const int64_t orbits = range.last - range.first;
+      for (const OutputRun& run : scratch.runs) {
+        EpilogueArguments<T> a{};
+        a.slots = block.size();
+        a.orbits = orbits;
+        a.accumulators = sums + run.point;
+        a.row = sums_row;
+        a.slot = orbits * sums_row;
+        a.points = run.count;
+        a.orbit_stride = output.strides[1];
+        a.point_stride = output.strides[4] * c_.output_step[2];
+        for (int copy = 0; copy < block.size(); ++copy) {
+          const int e = subset_index(block.mask, reflection(block.mask, copy));
+          const int64_t channel = first_channel + block.channel(range.first, copy);
+          a.output[e] =
+              static_cast<char*>(output.data) + (run.offset + channel * output.strides[1]) * element;
+          a.bias[e] = bias ? bias + channel : nullptr;
+        }
+        kernels_.epilogue(output.dtype, a);
+      }
+      sums += orbits * block.size() * sums_row;
+    }
+  }
+
+  const Convolution& c_;
+  const Kernels<T>& kernels_;
+  Schedule schedule_;
+  Patch patch_;
+  Packing packing_;
+};
+
+template <typename F>
+auto with_compute_type(DType dtype, F&& f) {
+  return dtype == DType::kFloat64 ? f(double{}) : f(float{});
+}
+
+}  // namespace
+
+int64_t packed_elements(const Convolution& convolution, DType dtype, int threads) {
+  return with_compute_type(
+      dtype, [&](auto t) { return Convolve<decltype(t)>(convolution, dtype, threads).packed_elements(); });
+}
+
+void pack_weights(const Convolution& convolution, const Tensor& weight, void* packed,
+                  const Threads& threads) {
+  with_compute_type(weight.dtype, [&](auto t) {
+    using T = decltype(t);
+    Convolve<T>(convolution, weight.dtype, threads.count).pack(weight, static_cast<T*>(packed), threads);
+  });
+}
+
+void convolve(const Convolution& convolution, const Tensor& source, const Tensor& weight, const void* packed,
+              const Tensor& bias, const Tensor& output, const Threads& threads) {
+  if (convolution.batch == 0 || convolution.output[0] * convolution.output[1] * convolution.output[2] == 0)
+    return;
+  with_compute_type(source.dtype, [&](auto t) {
+    using T = decltype(t);
+    static thread_local Scratch weights;
+    const Convolve<T> loops(convolution, source.dtype, threads.count);
+    const T* operand = static_cast<const T*>(packed);
+    if (!operand) {
+      T* buffer = weights.get<T>(loops.packed_elements());
+      loops.pack(weight, buffer, threads);
+      operand = buffer;
+    }
+    loops.run(source, operand, bias, output, threads);
+  });
+}
+
+}  // namespace symconv::cpu

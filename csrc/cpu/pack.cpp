@@ -1,0 +1,91 @@
+// Folding and packing of weights: see pack.h.
+#include "pack.h"
+
+#include <algorithm>
+
+namespace symconv::cpu {
+
+Packing::Packing(const Convolution& convolution, const Patch& patch, int rows)
+    : convolution_(convolution), patch_(patch), panel_rows_(rows), taps_(convolution.taps()) {
+  int64_t elements = 0;
+  for (const Chunk& chunk : patch.chunks()) {
+    before_.push_back(elements);
+    elements += chunk.columns * convolution.row_filters() * taps_;
+  }
+  const Fold& fold = patch.fold();
+  int64_t rows_before = 0;
+  for (const Block& block : convolution.rows) {
+    rows_before_.push_back(rows_before);
+    rows_before += block.orbits;
+    std::vector<Slot> slots(block.size());
+    std::vector<int64_t> position(fold.total());
+    int64_t next = 0;
+    for (int q = 0; q < block.size(); ++q) {
+      slots[q].first = next;
+      for (int c = 0; c < fold.classes(); ++c) {
+        const int64_t first = fold.first(fold.parity(c)), count = fold.count(fold.parity(c));
+        if (count == 0 || slot_of(block.mask, fold.parity(c)) != q) continue;
+        if (!slots[q].runs.empty() && slots[q].runs.back().first + slots[q].runs.back().count == first) {
+          slots[q].runs.back().count += count;
+        } else {
+          slots[q].runs.push_back({first, count});
+        }
+        for (int64_t k = 0; k < count; ++k) position[first + k] = next++;
+      }
+      slots[q].count = next - slots[q].first;
+    }
+    slots_.push_back(std::move(slots));
+    positions_.push_back(std::move(position));
+  }
+}
+
+template <typename T>
+void Packing::pack(const Kernels<T>& kernels, const Tensor& weight, T* packed, const Threads& threads) const {
+  const Convolution& c = convolution_;
+  // Dimension 0 of the weight is A: the rows of an fprop, the columns of a dgrad; its groups follow one
+  // another there.
+  const int64_t row_stride = weight.strides[c.rows_are_a ? 0 : 1],
+                column_stride = weight.strides[c.rows_are_a ? 1 : 0];
+  const int64_t group_stride = weight.strides[0] * (c.rows_are_a ? c.row_filters() : c.column_filters());
+  const int64_t element = weight.dtype == DType::kFloat64 ? 8 : weight.dtype == DType::kFloat32 ? 4 : 2;
+  TapOffsets offsets[kAxes];
+  for (int d = 0; d < kAxes; ++d) {
+    for (int64_t t = 0; t < c.kernel[d]; ++t) {
+      offsets[d].push_back((c.tap_first[d] + t * c.tap_step[d]) * weight.strides[2 + d]);
+    }
+  }
+  struct Panel {
+    size_t chunk, block;
+    int64_t row;
+  };
+  std::vector<Panel> panels;
+  std::vector<std::vector<TapSet>> sets;
+  for (size_t b = 0; b < c.rows.size(); ++b)
+    sets.push_back(tap_sets(patch_.fold(), 0, offsets, positions_[b]));
+  for (size_t k = 0; k < patch_.chunks().size(); ++k) {
+    for (size_t b = 0; b < c.rows.size(); ++b) {
+      for (int64_t row = 0; row < c.rows[b].orbits; row += panel_rows_) panels.push_back({k, b, row});
+    }
+  }
+  const int64_t per_group = static_cast<int64_t>(panels.size());
+  threads.run(c.groups * per_group, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t group = i / per_group;
+      const Panel& panel = panels[i % per_group];
+      const Chunk& chunk = patch_.chunks()[panel.chunk];
+      const int64_t column = c.columns[chunk.block].first + chunk.first,
+                    row = c.rows[panel.block].first + panel.row;
+      const int rows = static_cast<int>(std::min(panel_rows_, c.rows[panel.block].orbits - panel.row));
+      kernels.fold_weight(weight.dtype, sets[panel.block].data(), static_cast<int>(sets[panel.block].size()),
+                          static_cast<const char*>(weight.data) +
+                              (group * group_stride + row * row_stride + column * column_stride) * element,
+                          row_stride, rows, column_stride, chunk.columns,
+                          packed + offset(group, panel.chunk, panel.block, panel.row), chunk.columns * rows);
+    }
+  });
+}
+
+template void Packing::pack<float>(const Kernels<float>&, const Tensor&, float*, const Threads&) const;
+template void Packing::pack<double>(const Kernels<double>&, const Tensor&, double*, const Threads&) const;
+
+}  // namespace symconv::cpu

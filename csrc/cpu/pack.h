@@ -1,0 +1,57 @@
+// Folded weights in the order in which the GEMM of a convolution reads them.
+//
+// [group][chunk of columns][row block][panel of rows][coefficient, slot by slot][column][row of the panel]:
+// exactly as many numbers as the reduced weight. A panel is kernels.rows rows of one block, or what is left
+// of it.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "patch.h"
+
+namespace symconv::cpu {
+
+// The coefficients that one slot of a row block sums over: `count` of them from `first` on in the packed
+// order, and the runs of the folded patch that they are multiplied with.
+struct Slot {
+  struct Run {
+    int64_t first, count;  // coefficients of the fold: (part of) a parity class
+  };
+  int64_t first = 0, count = 0;
+  std::vector<Run> runs;
+};
+
+class Packing {
+ public:
+  Packing(const Convolution& convolution, const Patch& patch, int rows);
+
+  int64_t elements() const { return convolution_.groups * group_elements(); }
+  const std::vector<Slot>& slots(size_t block) const { return slots_[block]; }
+
+  // Packed element at which the panel of rows from `row` of row block `block` starts.
+  int64_t offset(int64_t group, size_t chunk, size_t block, int64_t row) const {
+    return group * group_elements() + before_[chunk] +
+           (rows_before_[block] + row) * taps_ * patch_.chunks()[chunk].columns;
+  }
+
+  // Folds and packs `weight`, whose rows and columns of a group lie weight_row and weight_column apart.
+  template <typename T>
+  void pack(const Kernels<T>& kernels, const Tensor& weight, T* packed, const Threads& threads) const;
+
+ private:
+  int64_t group_elements() const {
+    return convolution_.row_filters() * convolution_.column_filters() * taps_;
+  }
+
+  const Convolution& convolution_;
+  const Patch& patch_;
+  int64_t panel_rows_, taps_;
+  std::vector<int64_t> before_;           // packed elements of a group before each chunk
+  std::vector<int64_t> rows_before_;      // rows of a group before each row block
+  std::vector<std::vector<Slot>> slots_;  // of each row block
+  std::vector<std::vector<int64_t>>
+      positions_;  // of each coefficient in the packed order, for each row block
+};
+
+}  // namespace symconv::cpu

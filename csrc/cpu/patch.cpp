@@ -1,0 +1,203 @@
+// Staging and folding: see patch.h.
+#include "patch.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace symconv::cpu {
+namespace {
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+}  // namespace
+
+Patch::Patch(const Convolution& convolution, const Tiling& tiling, int lanes, int panel,
+             int64_t element_bytes)
+    : c_(convolution), tiling_(tiling), fold_(convolution.fold()), lanes_(lanes), panel_(panel) {
+  row_tiles_ = ceil_div(c_.output_rows(), tiling_.rows);
+  width_tiles_ = ceil_div(c_.output[2], tiling_.width);
+  if (c_.taps() == 0) return;  // nothing to read: no chunks
+  for (size_t b = 0; b < c_.columns.size(); ++b) {
+    const Block& block = c_.columns[b];
+    for (int64_t first = 0; first < block.orbits; first += tiling_.columns) {
+      chunks_.push_back(
+          {static_cast<int>(b), first, std::min(tiling_.columns, block.orbits - first), block.size()});
+      max_planes_ = std::max(max_planes_, chunks_.back().planes());
+    }
+  }
+
+  // h: the taps share strips, one for each residue modulo the stride, unless they lie so far apart that a
+  // strip for each tap is shorter.
+  TapOffsets offsets[kAxes];
+  for (int d = 0; d < kAxes; ++d) offsets[d].resize(c_.kernel[d]);
+  const int64_t k = c_.kernel[2], s = c_.stride[2], d = c_.dilation[2];
+  if (k > 0 && tiling_.width + (k - 1) * d / s <= k * tiling_.width) {
+    for (int64_t phase = 0; phase < s; ++phase) {
+      int64_t count = 0;
+      for (int64_t t = 0; t < k; ++t) {
+        if (t * d % s != phase) continue;
+        offsets[2][t] = row_pitch_ + t * d / s;
+        count = tiling_.width + t * d / s;
+      }
+      if (count == 0) continue;
+      strips_.push_back({phase, count, row_pitch_});
+      row_pitch_ += count;
+    }
+  } else {
+    for (int64_t t = 0; t < k; ++t) {
+      offsets[2][t] = row_pitch_;
+      strips_.push_back({t * d, tiling_.width, row_pitch_});
+      row_pitch_ += tiling_.width;
+    }
+  }
+  // v: the same for rows. A tile has at most this many rows of one slice of an image:
+  const int64_t rows = std::min(tiling_.rows, c_.output[1]);
+  const int64_t shared = (rows - 1) * c_.stride[1] + (c_.kernel[1] - 1) * c_.dilation[1] + 1;
+  shared_rows_ = shared <= c_.kernel[1] * rows;
+  point_rows_ = shared_rows_ ? c_.stride[1] : 1;
+  tap_rows_ = shared_rows_ ? c_.dilation[1] : rows;
+  section_rows_ = shared_rows_ ? shared : c_.kernel[1] * rows;
+  for (int64_t t = 0; t < c_.kernel[1]; ++t) offsets[1][t] = t * tap_rows_ * row_pitch_;
+  // z: each slice has its own rows for every tap.
+  for (int64_t t = 0; t < c_.kernel[0]; ++t) offsets[0][t] = t * section_rows_ * row_pitch_;
+  // A tile of `rows_` rows touches at most this many slices.
+  const int64_t slices =
+      std::min(c_.batch * c_.output[0], (tiling_.rows + c_.output[1] - 2) / c_.output[1] + 1);
+  plane_ = slices * c_.kernel[0] * section_rows_ * row_pitch_ + 2 * panel_;
+  // An odd number of cache lines, so that neighbouring planes fall into different sets.
+  const int64_t line = 64 / element_bytes;
+  plane_ = (ceil_div(plane_, line) | 1) * line;
+
+  std::vector<int64_t> position(fold_.total());
+  std::iota(position.begin(), position.end(), 0);
+  for (const Block& block : c_.columns) sets_.push_back(tap_sets(fold_, block.mask, offsets, position));
+}
+
+Tile Patch::tile(int64_t index) const {
+  const int64_t row = index / width_tiles_ * tiling_.rows, first = index % width_tiles_ * tiling_.width;
+  return {row, std::min(row + tiling_.rows, c_.output_rows()), first,
+          std::min(first + tiling_.width, c_.output[2])};
+}
+
+template <typename T>
+void Patch::stage(const Kernels<T>& kernels, const Tile& tile, const Chunk& chunk, int64_t group,
+                  const Tensor& source, T* staged) const {
+  const Block& block = c_.columns[chunk.block];
+  const int64_t element = source.dtype == DType::kFloat64 ? 8 : source.dtype == DType::kFloat32 ? 4 : 2;
+  const char* base = static_cast<const char*>(source.data);
+  const int64_t height = c_.output[1], step = c_.stride[2];
+  const auto zero = [&](int64_t at, int64_t count) {
+    for (int64_t p = 0; p < chunk.planes(); ++p) std::fill_n(staged + p * plane_ + at, count, T(0));
+  };
+  int64_t section = 0;  // staged rows so far
+  for (int64_t row = tile.first_row; row < tile.last_row;) {
+    const int64_t slice = row / height, y = row % height, n = slice / c_.output[0], z = slice % c_.output[0];
+    const int64_t count = std::min(tile.last_row - row, height - y);
+    for (int64_t tz = 0; tz < c_.kernel[0]; ++tz, section += section_rows_) {
+      const int64_t sz = z * c_.stride[0] - c_.padding[0] + tz * c_.dilation[0];
+      for (int64_t r = 0; r < section_rows_; ++r) {
+        // Which source row this staged row holds; not every one is needed where the slice has fewer rows.
+        int64_t sy = y * c_.stride[1] - c_.padding[1];
+        if (shared_rows_) {
+          if (r > (count - 1) * c_.stride[1] + (c_.kernel[1] - 1) * c_.dilation[1]) continue;
+          sy += r;
+        } else {
+          if (r % tap_rows_ >= count) continue;
+          sy += r % tap_rows_ * c_.stride[1] + r / tap_rows_ * c_.dilation[1];
+        }
+        const bool inside = sz >= 0 && sz < c_.source[0] && sy >= 0 && sy < c_.source[1];
+        for (const Strip& strip : strips_) {
+          const int64_t at = (section + r) * row_pitch_ + strip.position;
+          const int64_t start = tile.first * step - c_.padding[2] + strip.start;
+          // Points i of the strip lie inside the source for low <= i < high.
+          int64_t low = 0, high = 0;
+          if (inside) {
+            low = std::min(strip.count, start < 0 ? ceil_div(-start, step) : 0);
+            high = start < c_.source[2] ? std::min(strip.count, ceil_div(c_.source[2] - start, step)) : 0;
+          }
+          if (high <= low) {
+            zero(at, strip.count);
+            continue;
+          }
+          if (low > 0) zero(at, low);
+          const int64_t point = n * source.strides[0] + sz * source.strides[2] + sy * source.strides[3] +
+                                (start + low * step) * source.strides[4];
+          for (int copy = 0; copy < chunk.copies; ++copy) {
+            const int64_t channel = group * c_.column_channels + block.channel(chunk.first, copy);
+            kernels.stage(source.dtype, base + (point + channel * source.strides[1]) * element,
+                          source.strides[1], step * source.strides[4], chunk.columns, high - low,
+                          staged + copy * chunk.columns * plane_ + at + low, plane_);
+          }
+          if (high < strip.count) zero(at + high, strip.count - high);
+        }
+      }
+    }
+    row += count;
+  }
+}
+
+void Patch::moves(const Tile& tile, int64_t begin, int64_t end, std::vector<Move>& moves) const {
+  moves.clear();
+  const int64_t width = tile.width(), height = c_.output[1];
+  for (int64_t point = begin; point < end;) {
+    const int64_t row = tile.first_row + point / width, x = point % width;
+    const int64_t length = std::min(width - x, end - point);
+    // Staged rows: a section per z tap for every slice of the tile before this one.
+    const int64_t slice = row / height - tile.first_row / height;
+    const int64_t y = slice > 0 ? row % height : row - tile.first_row;
+    const int64_t source = (slice * c_.kernel[0] * section_rows_ + y * point_rows_) * row_pitch_ + x;
+    for (int64_t i = 0; i < length; i += lanes_) {
+      int64_t at = i, count = lanes_;
+      if (i + lanes_ > length) {
+        if (length >= lanes_) {
+          at = length - lanes_;  // overlap the one before
+        } else if (point - begin + lanes_ > panel_) {
+          count = length;
+        }
+      }
+      moves.push_back({static_cast<int32_t>(source + at), static_cast<int32_t>(point - begin + at),
+                       static_cast<int32_t>(count)});
+    }
+    point += length;
+  }
+}
+
+template <typename T>
+void Patch::fold(const Kernels<T>& kernels, const Chunk& chunk, const std::vector<Move>& moves,
+                 const T* staged, T* folded, int64_t folded_row) const {
+  const std::vector<TapSet>& sets = sets_[chunk.block];
+  kernels.fold({sets.data(), static_cast<int>(sets.size()), chunk.copies, chunk.columns, staged, plane_,
+                moves.data(), static_cast<int>(moves.size()), folded, folded_row});
+}
+
+void Patch::runs(const Tile& tile, int64_t begin, int64_t end, const Tensor& tensor,
+                 std::vector<OutputRun>& runs) const {
+  runs.clear();
+  const int64_t width = tile.width();
+  const int64_t* step = c_.output_step;
+  for (int64_t point = begin; point < end;) {
+    const int64_t row = tile.first_row + point / width, x = tile.first + point % width;
+    const int64_t length = std::min(width - point % width, end - point);
+    const int64_t y = row % c_.output[1], slice = row / c_.output[1];
+    const int64_t z = slice % c_.output[0], n = slice / c_.output[0];
+    const int64_t offset = n * tensor.strides[0] + (c_.output_first[0] + z * step[0]) * tensor.strides[2] +
+                           (c_.output_first[1] + y * step[1]) * tensor.strides[3] +
+                           (c_.output_first[2] + x * step[2]) * tensor.strides[4];
+    if (!runs.empty() && offset == runs.back().offset + runs.back().count * step[2] * tensor.strides[4]) {
+      runs.back().count += length;
+    } else {
+      runs.push_back({point - begin, length, offset});
+    }
+    point += length;
+  }
+}
+
+#define SYMCONV_INSTANTIATE(T)                                                                            \
+  template void Patch::stage<T>(const Kernels<T>&, const Tile&, const Chunk&, int64_t, const Tensor&, T*) \
+      const;                                                                                              \
+  template void Patch::fold<T>(const Kernels<T>&, const Chunk&, const std::vector<Move>&, const T*, T*,   \
+                               int64_t) const;
+SYMCONV_INSTANTIATE(float)
+SYMCONV_INSTANTIATE(double)
+
+}  // namespace symconv::cpu

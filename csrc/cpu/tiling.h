@@ -1,0 +1,20 @@
+// How much of a convolution one thread computes at a time.
+#pragma once
+
+#include <cstdint>
+
+#include "patch.h"
+
+namespace symconv::cpu {
+
+struct Schedule {
+  Tiling tiling;
+  int64_t row_splits;  // work items per tile, each with a part of every row block
+};
+
+// Bounds: a folded panel of a chunk stays in half of `l2_bytes`, the tile's accumulators and staged planes in
+// about as much each.
+Schedule schedule(const Convolution& convolution, int lanes, int vectors, int rows, int64_t l1_bytes,
+                  int64_t l2_bytes, int64_t element_bytes, int threads);
+
+}  // namespace symconv::cpu
