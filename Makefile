@@ -1,11 +1,13 @@
 # Everything from a fresh clone: a virtual environment with pinned packages, the extension built in place, then the job.
 # `make help` lists the jobs. Settings: PYTHON (which Python makes the environment), VENV (where), OUT (the demo's output),
-# ARGS (further arguments: make test ARGS="-k golden", make demo ARGS="--seed 1"), and those that setup.py names.
+# ARGS (further arguments: make test ARGS="-k golden", make demo ARGS="--seed 1"), RUN (the list in requirements/ that has
+# torch), and those that setup.py names.
 
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= out
 ARGS ?=
+RUN ?= run
 BIN := $(VENV)/bin
 
 CPP_SOURCES = find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu'
@@ -22,7 +24,7 @@ demo: $(VENV)/.demo $(VENV)/.built  ## train on handwritten digits; the table an
 test: $(VENV)/.test $(VENV)/.built  ## build and run all tests
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: $(VENV)/.lint $(VENV)/.run $(VENV)/.demo  ## ruff, clang-format and mypy; changes nothing
+lint: $(VENV)/.lint $(VENV)/.$(RUN) $(VENV)/.demo  ## ruff, clang-format and mypy; changes nothing
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(CPP_SOURCES) | xargs $(BIN)/clang-format --dry-run --Werror
@@ -58,6 +60,6 @@ $(VENV)/.%: requirements/%.txt requirements/constraints.txt | $(VENV)/.venv
 	@touch $@
 
 # The extension. Ninja compiles only what has changed.
-$(VENV)/.built: $(EXTENSION_SOURCES) $(VENV)/.build
+$(VENV)/.built: $(EXTENSION_SOURCES) $(VENV)/.$(RUN) $(VENV)/.build
 	$(BIN)/python setup.py build_ext --inplace
 	@touch $@
