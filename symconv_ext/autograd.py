@@ -14,19 +14,18 @@ and a bias gets the sum over batch and pixels. Each is linear in each tensor, wh
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad
 
-from . import ops
+from . import batching, ops
 
 
 class _Fprop(Function):
     """``fprop(input, weight, bias, *args)``; ``args`` are stride to allow_tf32."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(*inputs: Any) -> Tensor:
@@ -51,6 +50,10 @@ class _Fprop(Function):
         )
 
     @staticmethod
+    def vmap(info: Any, in_dims: tuple, *inputs: Any) -> tuple[Tensor, int]:
+        return batching.fprop(fprop, info, in_dims, *inputs)
+
+    @staticmethod
     def jvp(
         ctx: Any, input_t: Tensor | None, weight_t: Tensor | None, bias_t: Tensor | None, *_: None
     ) -> Tensor:
@@ -64,8 +67,6 @@ class _Fprop(Function):
 
 class _Dgrad(Function):
     """``dgrad(grad_output, weight, bias, input_size, *args)``."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(*inputs: Any) -> Tensor:
@@ -89,6 +90,10 @@ class _Dgrad(Function):
         )
 
     @staticmethod
+    def vmap(info: Any, in_dims: tuple, *inputs: Any) -> tuple[Tensor, int]:
+        return batching.dgrad(dgrad, info, in_dims, *inputs)
+
+    @staticmethod
     def jvp(
         ctx: Any, grad_t: Tensor | None, weight_t: Tensor | None, bias_t: Tensor | None, *_: None
     ) -> Tensor:
@@ -102,8 +107,6 @@ class _Dgrad(Function):
 
 class _Wgrad(Function):
     """``wgrad(grad_output, input, weight_size, *args)``."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(*inputs: Any) -> Tensor:
@@ -124,6 +127,10 @@ class _Wgrad(Function):
             dgrad(grad_output, grad, None, input.shape, *ctx.args) if for_input else None,
             *(None,) * (1 + len(ctx.args)),
         )
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, *inputs: Any) -> tuple[Tensor, int]:
+        return batching.wgrad(wgrad, info, in_dims, *inputs)
 
     @staticmethod
     def jvp(ctx: Any, grad_t: Tensor | None, input_t: Tensor | None, *_: None) -> Tensor:
@@ -186,9 +193,12 @@ dgrad = _Differentiable(ops.dgrad, _Dgrad)
 wgrad = _Differentiable(ops.wgrad, _Wgrad)
 
 if ops.LOADED:
-    for _differentiable in (fprop, dgrad, wgrad):
+    for _operator, _function, _rule in (
+        (ops.fprop, _Fprop, batching.fprop),
+        (ops.dgrad, _Dgrad, batching.dgrad),
+        (ops.wgrad, _Wgrad, batching.wgrad),
+    ):
         torch.library.register_autograd(
-            _differentiable.operator,
-            _differentiable.function.backward,
-            setup_context=_differentiable.function.setup_context,
+            _operator, _function.backward, setup_context=_function.setup_context
         )
+        torch.library.register_vmap(_operator, partial(_rule, _operator))
