@@ -17,7 +17,7 @@ def main() -> None:
     layer = SymmetricConv2d(1, 9, kernel_size=3, symmetry={"h": 2, "v": 2, "hv": 4})
     with torch.no_grad():
         layer.weight.copy_(FILTER.expand_as(layer.weight))
-    figure = Figure(figsize=(8, 3.6), dpi=110, layout="constrained")
+    figure = Figure(figsize=(8, 2.9), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     draw_orbits(figure.add_subplot(), orbits_of(expand_weight(layer), layer.symmetry), values=True)
     figure.savefig(Path(__file__).with_name("orbit.png"))

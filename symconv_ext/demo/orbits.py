@@ -78,5 +78,13 @@ def _draw_filter(axes: Axes, filter: Tensor, left: float, top: float, limit: flo
     if values:
         for row in range(height):
             for column in range(width):
-                number = f"{filter[row, column]:g}"
-                axes.text(left + column + 0.5, top + row + 0.5, number, ha="center", va="center", fontsize=9)
+                value = float(filter[row, column])
+                axes.text(
+                    left + column + 0.5,
+                    top + row + 0.5,
+                    f"{value:g}",
+                    ha="center",
+                    va="center",
+                    fontsize=9,
+                    color="white" if abs(value) > 0.6 * limit else "black",
+                )
