@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import lru_cache
 from types import TracebackType
 from typing import NamedTuple
 
@@ -77,7 +76,7 @@ class backend:  # noqa: N801 -- used like a function, as torch.set_grad_enabled 
         return f"backend({self.name!r})"
 
 
-@lru_cache
+@torch.compiler.assume_constant_result
 def why_not_native(device: torch.device, dtype: torch.dtype) -> str | None:
     """None where the native backend can run; otherwise the reason why it cannot, in words."""
     if not ops.LOADED:
@@ -94,6 +93,8 @@ def choose(problem: Problem, input: Tensor) -> Choice:
 
     Raises ``RuntimeError`` with the reason where the setting is ``'native'`` and that cannot run.
     """
+    if torch.compiler.is_compiling():
+        return decide(problem, input.device, input.dtype)
     key = (setting, input.device, input.dtype)
     choice = problem.choices.get(key)
     if choice is None:

@@ -154,7 +154,7 @@ class SymmetricLayer(_ConvNd):
                     f"filter, and they differ within {_listed(disagreeing)}; load it into a layer with "
                     f"share_bias=False, or make the values equal"
                 )
-            state_dict = {**state_dict, name: unique}
+            state_dict = {**state_dict, name: self.bias.detach() if disagreeing else unique}
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
