@@ -26,6 +26,12 @@ struct Block {
   }
 };
 
+// One tied channel: its reduced filter, within the group, and the reflection of that filter that it is.
+struct Member {
+  int64_t filter;
+  int reflection;
+};
+
 // The blocks of one group, empty ones included.
 struct ChannelMap {
   Block blocks[kBlocks];
@@ -51,6 +57,16 @@ struct ChannelMap {
     int b = 0;
     while (filter >= blocks[b].first + blocks[b].orbits) ++b;
     return blocks[b];
+  }
+
+  // Which filter the tied channel `channel` of a group mirrors, and how: the inverse of Block::channel().
+  SYMCONV_HD Member member(int64_t channel) const {
+    if (channel < unique) return {channel, 0};
+    int b = 0;
+    while (channel >= blocks[b].copies + blocks[b].orbits * (blocks[b].size() - 1)) ++b;
+    const int64_t at = channel - blocks[b].copies;
+    return {blocks[b].first + at % blocks[b].orbits,
+            symconv::reflection(blocks[b].mask, 1 + static_cast<int>(at / blocks[b].orbits))};
   }
 };
 

@@ -34,16 +34,15 @@ SYMCONV_HD constexpr int sign(int parity, int reflection) {
 
 // The mask of block 0..7, in the order of the checkpoint format: h, v, z, hv, hz, vz, hvz, plain.
 SYMCONV_HD constexpr int block_mask(int block) {
-  constexpr int masks[kBlocks] = {kH, kV, kZ, kH | kV, kH | kZ, kV | kZ, kH | kV | kZ, 0};
-  return masks[block];
+  // A digit per block, the first one lowest: a table that a GPU need not keep in memory.
+  return 0x07653421 >> 4 * block & 7;
 }
 
 // The reflection that makes copy 0..orbit_size-1 of a filter of `mask`; copy 0 is the reduced filter itself.
 // The order is the checkpoint format's: hv gives h, v, hv; hz gives h, z, hz; vz gives v, z, vz; hvz gives h,
 // v, z, vz, hz, hv, hvz.
 SYMCONV_HD constexpr int reflection(int mask, int copy) {
-  constexpr int hvz[kMaxOrbit] = {0, kH, kV, kZ, kV | kZ, kH | kZ, kH | kV, kH | kV | kZ};
-  if (mask == (kH | kV | kZ)) return hvz[copy];
+  if (mask == (kH | kV | kZ)) return 0x73564210 >> 4 * copy & 7;  // a digit per copy
   // With at most two axes, the subsets of the mask in ascending order are the right order.
   int g = 0;
   for (int i = 0; i < copy; ++i) g = (g - mask) & mask;
