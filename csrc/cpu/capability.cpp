@@ -1,8 +1,6 @@
 // Which instruction set's kernels are in use.
 #include <cstdlib>
-#include <cstring>
 #include <stdexcept>
-#include <string>
 
 #include "isa/isa.h"
 
@@ -12,29 +10,24 @@ namespace {
 struct Candidate {
   const char* name;
   bool available;
-  const Kernels<float>* single;
-  const Kernels<double>* twice;
+  const Kernels<float>* float_kernels;
+  const Kernels<double>* double_kernels;
 };
 
-bool has_avx2() {
 #if defined(__x86_64__)
+bool has_avx2() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-#else
-  return false;
-#endif
 }
 
 bool has_avx512() {
-#if defined(__x86_64__)
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-#else
-  return false;
-#endif
 }
+#endif
 
 // Lowest first.
 const Candidate candidates[] = {
+    {kReference, true, &isa::portable_float, &isa::portable_double},
     {"default", true, &isa::portable_float, &isa::portable_double},
 #if defined(__x86_64__)
     {"avx2", has_avx2(), &isa::avx2_float, &isa::avx2_double},
@@ -44,27 +37,24 @@ const Candidate candidates[] = {
 #endif
 };
 
-const Candidate& chosen() {
-  const char* wanted = std::getenv("SYMCONV_CPU_CAPABILITY");
-  if (wanted && *wanted) {
-    std::string names;
-    for (const Candidate& c : candidates) {
-      if (!c.available) continue;
-      if (!std::strcmp(wanted, c.name)) return c;
-      names += std::string(names.empty() ? "" : ", ") + c.name;
-    }
-    throw std::runtime_error("SYMCONV_CPU_CAPABILITY: expected one of " + names + " on this processor, got " +
-                             wanted);
-  }
-  const Candidate* best = &candidates[0];
+const Candidate& find(const std::string& name, const char* asked_by) {
+  std::string names;
   for (const Candidate& c : candidates) {
-    if (c.available) best = &c;
+    if (!c.available) continue;
+    if (name == c.name) return c;
+    names += std::string(names.empty() ? "" : ", ") + c.name;
   }
-  return *best;
+  throw std::runtime_error(std::string(asked_by) + ": expected one of " + names +
+                           ", which are those of this processor, got '" + name + "'");
+}
+
+const Candidate& choose() {
+  const char* wanted = std::getenv("SYMCONV_CPU_CAPABILITY");
+  return find(wanted && *wanted ? wanted : capabilities().back(), "SYMCONV_CPU_CAPABILITY");
 }
 
 const Candidate& in_use() {
-  static const Candidate& candidate = chosen();
+  static const Candidate& candidate = choose();
   return candidate;
 }
 
@@ -72,13 +62,30 @@ const Candidate& in_use() {
 
 template <>
 const Kernels<float>& kernels<float>() {
-  return *in_use().single;
+  return *in_use().float_kernels;
 }
 template <>
 const Kernels<double>& kernels<double>() {
-  return *in_use().twice;
+  return *in_use().double_kernels;
+}
+
+template <>
+const Kernels<float>& kernels<float>(const std::string& name) {
+  return *find(name, "kernels").float_kernels;
+}
+template <>
+const Kernels<double>& kernels<double>(const std::string& name) {
+  return *find(name, "kernels").double_kernels;
 }
 
 const char* capability() { return in_use().name; }
+
+std::vector<std::string> capabilities() {
+  std::vector<std::string> names;
+  for (const Candidate& c : candidates) {
+    if (c.available) names.push_back(c.name);
+  }
+  return names;
+}
 
 }  // namespace symconv::cpu

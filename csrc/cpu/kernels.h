@@ -12,6 +12,8 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
+#include <vector>
 
 #include "operators.h"
 
@@ -121,13 +123,21 @@ struct Kernels {
                       int64_t coefficient_stride);
 };
 
-// The kernels in use: the best that this processor has, or the one that SYMCONV_CPU_CAPABILITY names
-// (default, avx2, avx512, neon), if it is lower. Throws std::runtime_error for a name that is unknown or that
-// the processor lacks.
+// The kernels in use: the best that this processor has, or those that SYMCONV_CPU_CAPABILITY names: default,
+// avx2, avx512, neon, or reference, which stands for the plain operators of reference.h and, where one has no
+// plain form, for the kernels of default. Throws std::runtime_error for a name that is unknown or that the
+// processor lacks.
 template <typename T>
 const Kernels<T>& kernels();
 
-// Name of the capability in use, and of all that this processor could use, best last.
+// The kernels of one of capabilities(). Throws std::runtime_error for any other name.
+template <typename T>
+const Kernels<T>& kernels(const std::string& name);
+
+// The capability in use, and all that this processor has, lowest first.
 const char* capability();
+std::vector<std::string> capabilities();
+
+constexpr const char* kReference = "reference";
 
 }  // namespace symconv::cpu
