@@ -1,0 +1,162 @@
+"""One layer measured: the symmetric contender, times beside the dense ones, and errors against float64."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from baselines import Contender, Data, Dense, Mirrored, random_weight_
+from shapes import FORMATS, SYMMETRIES, Layer
+from timing import Call, Timing, interleaved
+from torch import Tensor
+
+import symconv_ext
+from symconv_ext import ops, reference
+
+SYMMETRIC = {1: symconv_ext.SymmetricConv1d, 2: symconv_ext.SymmetricConv2d, 3: symconv_ext.SymmetricConv3d}
+ERRORS_OF = ("fprop", "dgrad", "wgrad")
+
+
+class Symmetric(Contender):
+    """This library's layer, and its operators: the compiled ones, or where they are not built the torch backend's."""
+
+    def __init__(self, layer: Layer, symmetry: str, data: Data, format: str) -> None:
+        module = SYMMETRIC[layer.rank](
+            layer.in_channels,
+            layer.out_channels,
+            layer.kernel,
+            layer.stride,
+            layer.padding,
+            bias=layer.bias,
+            symmetry=SYMMETRIES[symmetry],
+        )
+        super().__init__(layer, random_weight_(module), data, format)
+        tail = (*self.geometry, 1, list(layer.plan(symmetry).orbits), False)
+        native = ops.LOADED and ops.has_kernel(data.input.device.type)
+        self.tail = (*tail, False) if native else tail
+        self.operators = torch.ops.symconv_ext if native else reference
+
+    def prepack(self) -> None:
+        self.module = copy.deepcopy(self.module).eval()
+        packed = symconv_ext.prepack(self.module)
+        if packed is not None:
+            self.module = packed
+
+    def dgrad(self, i: int) -> Tensor:
+        return self.operators.dgrad(
+            self.grad_outputs[i], self.weight, None, self.layer.input_size, *self.tail
+        )
+
+    def wgrad(self, i: int) -> Tensor:
+        return self.operators.wgrad(self.grad_outputs[i], self.inputs[i], self.weight.shape, *self.tail)
+
+
+def native_or_torch(device: str = "cpu") -> str:
+    """The backend whose kernels are to be measured: native, or without the extension the torch one."""
+    return "native" if ops.LOADED and ops.has_kernel(device) else "torch"
+
+
+def can_prepack() -> bool:
+    """Whether this version of the library has ``prepack``."""
+    return hasattr(symconv_ext, "prepack")
+
+
+@dataclasses.dataclass(frozen=True)
+class Times:
+    """Times of one pass of one layer and symmetry, by memory format."""
+
+    dense: dict[str, Timing]
+    mirrored: dict[str, Timing]
+    ours: dict[str, Timing]
+
+    @property
+    def best_dense(self) -> float:
+        """Seconds of the better of contiguous and channels_last nn.Conv*d."""
+        return min(timing.median for timing in self.dense.values())
+
+    def ratio(self, format: str) -> float:
+        """How many times faster than the best dense layer the symmetric one is in this format."""
+        return self.best_dense / self.ours[format].median
+
+    @property
+    def worse_ratio(self) -> float:
+        """The ratio in the format in which it is lower."""
+        return min(self.ratio(format) for format in self.ours)
+
+
+def measure(
+    layer: Layer,
+    symmetries: Sequence[str],
+    pass_: str,
+    data: Data,
+    seconds: float,
+    backend: str,
+    formats: Sequence[str] = FORMATS,
+    mirrored: Sequence[str] = (),
+) -> dict[str, Times]:
+    """Times of a pass, by symmetry: dense and symmetric in every format of ``formats``, mirrored in those named.
+
+    All take turns in one run of about ``seconds`` in all.
+    """
+    device = data.input.device.type
+    calls: dict[tuple[str, str, str], Call] = {}
+    with symconv_ext.backend(backend):
+        for format in formats:
+            calls["dense", "", format] = Dense(layer, data, format).call(pass_)
+            for symmetry in symmetries:
+                calls["ours", symmetry, format] = Symmetric(layer, symmetry, data, format).call(pass_)
+                if format in mirrored:
+                    calls["mirrored", symmetry, format] = Mirrored(layer, symmetry, data, format).call(pass_)
+        with torch.set_grad_enabled(pass_ == "step"):
+            timings = interleaved(calls, seconds, device)
+    return {
+        symmetry: Times(
+            dense={format: timings["dense", "", format] for format in formats},
+            mirrored={format: timings["mirrored", symmetry, format] for format in mirrored},
+            ours={format: timings["ours", symmetry, format] for format in formats},
+        )
+        for symmetry in symmetries
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Errors:
+    """Relative Frobenius errors against float64 by operator: of the dense layer and of this library (its worse format)."""
+
+    dense: dict[str, float]
+    ours: dict[str, float]
+
+
+def errors(layer: Layer, symmetry: str, data: Data, backend: str, formats: Sequence[str] = FORMATS) -> Errors:
+    """Errors of fprop, dgrad and wgrad, with the same numbers in both layers."""
+    device = data.input.device.type
+    exact_data = Data(layer, torch.float64, device)
+    exact_data.input, exact_data.grad_output = data.input.double(), data.grad_output.double()
+    with symconv_ext.backend(backend), torch.no_grad():
+        exact, dense = (
+            Mirrored(layer, symmetry, exact_data, "contiguous"),
+            Mirrored(layer, symmetry, data, "contiguous"),
+        )
+        ours = [Symmetric(layer, symmetry, data, format) for format in formats]
+        for parameter, *others in zip(
+            exact.parameters, dense.parameters, *(o.parameters for o in ours), strict=True
+        ):
+            parameter.copy_(others[0])  # rounded to the dtype
+        oracle = {name: exact.call(name)(0) for name in ("fprop", "dgrad")}
+        oracle["wgrad"] = exact.dense_wgrad(0)
+        result = Errors(dense={}, ours={})
+        for name in ERRORS_OF:
+            # A dense layer's weight gradient is the dense one; it has its own oracle.
+            value = dense.dense_wgrad(0) if name == "wgrad" else dense.call(name)(0)
+            result.dense[name] = relative_error(value, oracle[name])
+            expected = exact.mirrored.reduced(oracle[name]) if name == "wgrad" else oracle[name]
+            result.ours[name] = max(relative_error(contender.call(name)(0), expected) for contender in ours)
+    return result
+
+
+def relative_error(value: object, oracle: object) -> float:
+    """Frobenius norm of the difference over that of the oracle."""
+    assert isinstance(value, Tensor) and isinstance(oracle, Tensor) and value.shape == oracle.shape
+    return (torch.linalg.vector_norm(value.double() - oracle) / torch.linalg.vector_norm(oracle)).item()
