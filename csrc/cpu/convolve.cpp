@@ -13,8 +13,6 @@
 namespace symconv::cpu {
 namespace {
 
-int64_t element_size(DType dtype) { return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2; }
-
 // The part of every row block that one work item computes.
 struct RowRange {
   int64_t first, last;
@@ -35,7 +33,7 @@ class Convolve {
         kernels_(kernels<T>()),
         schedule_(schedule(convolution, kernels_.lanes, kernels_.vectors, kernels_.rows, kernels_.l1_bytes,
                            kernels_.l2_bytes, sizeof(T), threads)),
-        patch_(convolution, schedule_.tiling, kernels_.lanes, kernels_.panel(), sizeof(T)),
+        patch_(convolution, schedule_.tiling, kernels_.lanes, sizeof(T)),
         packing_(convolution, patch_, kernels_.rows) {
     (void)dtype;
   }
@@ -103,7 +101,7 @@ class Convolve {
     const Chunk& chunk = patch_.chunks()[k];
     const int64_t panel = kernels_.panel(), n = chunk.columns;
     T* folded = scratch.folded.get<T>(patch_.coefficients() * n * panel);
-    patch_.moves(tile, begin, end, scratch.moves);
+    patch_.moves(tile, begin, end, panel, scratch.moves);
     patch_.fold(kernels_, chunk, scratch.moves, staged, folded, panel);
     const int vectors = static_cast<int>((end - begin + kernels_.lanes - 1) / kernels_.lanes);
     for (size_t b = 0; b < c_.rows.size(); ++b) {

@@ -1,21 +1,17 @@
 // Which loops an operator runs.
 #include "operators.h"
 
-#include <cstdlib>
-#include <cstring>
-
 #include "convolve.h"
+#include "kernels.h"
 #include "reference.h"
+#include "wgrad.h"
 
 namespace symconv::cpu {
 namespace {
 
 // SYMCONV_CPU_CAPABILITY=reference: the slow twin for everything.
 bool use_reference() {
-  static const bool use = [] {
-    const char* wanted = std::getenv("SYMCONV_CPU_CAPABILITY");
-    return wanted && !std::strcmp(wanted, "reference");
-  }();
+  static const bool use = capability() == std::string(kReference);
   return use;
 }
 
@@ -39,7 +35,8 @@ void dgrad(const Problem& problem, const Tensor& grad_output, const Tensor& weig
 
 void wgrad(const Problem& problem, const Tensor& grad_output, const Tensor& input, const Tensor& grad_weight,
            const Threads& threads) {
-  reference::wgrad(problem, grad_output, input, grad_weight, threads);
+  if (use_reference()) return reference::wgrad(problem, grad_output, input, grad_weight, threads);
+  convolve_wgrad(problem, grad_output, input, grad_weight, threads);
 }
 
 }  // namespace symconv::cpu

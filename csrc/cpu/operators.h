@@ -11,6 +11,10 @@ namespace symconv::cpu {
 
 enum class DType { kFloat32, kFloat64, kFloat16, kBFloat16 };
 
+constexpr int64_t element_size(DType dtype) {
+  return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
+}
+
 // A tensor on loan: element strides of (batch or rows, channels or columns, z, v, h); any strides, zero ones
 // too where the tensor is only read.
 struct Tensor {

@@ -47,7 +47,7 @@ void Packing::pack(const Kernels<T>& kernels, const Tensor& weight, T* packed, c
   const int64_t row_stride = weight.strides[c.rows_are_a ? 0 : 1],
                 column_stride = weight.strides[c.rows_are_a ? 1 : 0];
   const int64_t group_stride = weight.strides[0] * (c.rows_are_a ? c.row_filters() : c.column_filters());
-  const int64_t element = weight.dtype == DType::kFloat64 ? 8 : weight.dtype == DType::kFloat32 ? 4 : 2;
+  const int64_t element = element_size(weight.dtype);
   TapOffsets offsets[kAxes];
   for (int d = 0; d < kAxes; ++d) {
     for (int64_t t = 0; t < c.kernel[d]; ++t) {

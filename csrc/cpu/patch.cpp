@@ -5,15 +5,8 @@
 #include <numeric>
 
 namespace symconv::cpu {
-namespace {
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-}  // namespace
-
-Patch::Patch(const Convolution& convolution, const Tiling& tiling, int lanes, int panel,
-             int64_t element_bytes)
-    : c_(convolution), tiling_(tiling), fold_(convolution.fold()), lanes_(lanes), panel_(panel) {
+Patch::Patch(const Convolution& convolution, const Tiling& tiling, int lanes, int64_t element_bytes)
+    : c_(convolution), tiling_(tiling), fold_(convolution.fold()), lanes_(lanes) {
   row_tiles_ = ceil_div(c_.output_rows(), tiling_.rows);
   width_tiles_ = ceil_div(c_.output[2], tiling_.width);
   if (c_.taps() == 0) return;  // nothing to read: no chunks
@@ -63,7 +56,7 @@ Patch::Patch(const Convolution& convolution, const Tiling& tiling, int lanes, in
   // A tile of `rows_` rows touches at most this many slices.
   const int64_t slices =
       std::min(c_.batch * c_.output[0], (tiling_.rows + c_.output[1] - 2) / c_.output[1] + 1);
-  plane_ = slices * c_.kernel[0] * section_rows_ * row_pitch_ + 2 * panel_;
+  plane_ = slices * c_.kernel[0] * section_rows_ * row_pitch_ + 2 * lanes_;
   // An odd number of cache lines, so that neighbouring planes fall into different sets.
   const int64_t line = 64 / element_bytes;
   plane_ = (ceil_div(plane_, line) | 1) * line;
@@ -83,7 +76,7 @@ template <typename T>
 void Patch::stage(const Kernels<T>& kernels, const Tile& tile, const Chunk& chunk, int64_t group,
                   const Tensor& source, T* staged) const {
   const Block& block = c_.columns[chunk.block];
-  const int64_t element = source.dtype == DType::kFloat64 ? 8 : source.dtype == DType::kFloat32 ? 4 : 2;
+  const int64_t element = element_size(source.dtype);
   const char* base = static_cast<const char*>(source.data);
   const int64_t height = c_.output[1], step = c_.stride[2];
   const auto zero = [&](int64_t at, int64_t count) {
@@ -136,7 +129,8 @@ void Patch::stage(const Kernels<T>& kernels, const Tile& tile, const Chunk& chun
   }
 }
 
-void Patch::moves(const Tile& tile, int64_t begin, int64_t end, std::vector<Move>& moves) const {
+void Patch::moves(const Tile& tile, int64_t begin, int64_t end, int64_t capacity,
+                  std::vector<Move>& moves) const {
   moves.clear();
   const int64_t width = tile.width(), height = c_.output[1];
   for (int64_t point = begin; point < end;) {
@@ -151,7 +145,7 @@ void Patch::moves(const Tile& tile, int64_t begin, int64_t end, std::vector<Move
       if (i + lanes_ > length) {
         if (length >= lanes_) {
           at = length - lanes_;  // overlap the one before
-        } else if (point - begin + lanes_ > panel_) {
+        } else if (point - begin + lanes_ > capacity) {
           count = length;
         }
       }

@@ -19,6 +19,8 @@
 
 namespace symconv::cpu {
 
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 // Rows [first_row, last_row) of output points, points [first, last) of each.
 struct Tile {
   int64_t first_row, last_row, first, last;
@@ -52,7 +54,7 @@ struct Tiling {
 
 class Patch {
  public:
-  Patch(const Convolution& convolution, const Tiling& tiling, int lanes, int panel, int64_t element_bytes);
+  Patch(const Convolution& convolution, const Tiling& tiling, int lanes, int64_t element_bytes);
 
   int64_t tiles() const { return row_tiles_ * width_tiles_; }
   Tile tile(int64_t index) const;
@@ -71,8 +73,8 @@ class Patch {
   void stage(const Kernels<T>& kernels, const Tile& tile, const Chunk& chunk, int64_t group,
              const Tensor& source, T* staged) const;
 
-  // The moves of the panel of points [begin, end) of the tile.
-  void moves(const Tile& tile, int64_t begin, int64_t end, std::vector<Move>& moves) const;
+  // The moves of points [begin, end) of the tile, to rows with room for `capacity` points.
+  void moves(const Tile& tile, int64_t begin, int64_t end, int64_t capacity, std::vector<Move>& moves) const;
 
   template <typename T>
   void fold(const Kernels<T>& kernels, const Chunk& chunk, const std::vector<Move>& moves, const T* staged,
@@ -90,7 +92,7 @@ class Patch {
   Convolution c_;
   Tiling tiling_;
   Fold fold_;
-  int lanes_, panel_;
+  int lanes_;
   int64_t row_tiles_, width_tiles_;
   std::vector<Chunk> chunks_;
   int64_t max_planes_ = 0;

@@ -5,12 +5,6 @@
 #include <limits>
 
 namespace symconv::cpu {
-namespace {
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-}  // namespace
-
 Schedule schedule(const Convolution& c, int lanes, int vectors, int rows, int64_t l1_bytes, int64_t l2_bytes,
                   int64_t element_bytes, int threads) {
   (void)l1_bytes;
@@ -61,6 +55,21 @@ Schedule schedule(const Convolution& c, int lanes, int vectors, int rows, int64_
   for (const Block& b : c.rows) panels = std::max(panels, ceil_div(b.orbits, static_cast<int64_t>(rows)));
   s.row_splits = tiles >= threads ? 1 : std::clamp<int64_t>(threads / tiles, 1, std::max<int64_t>(1, panels));
   return s;
+}
+
+Tiling wgrad_tiling(const Convolution& c, int lanes, int64_t l2_bytes, int64_t element_bytes, int threads) {
+  (void)threads;
+  const int64_t taps = std::max<int64_t>(1, c.taps());
+  Tiling t{};
+  t.width = c.output[2] <= 256 ? c.output[2] : ceil_div(c.output[2], ceil_div(c.output[2], 224));
+  t.rows = std::clamp<int64_t>(224 / t.width, 1, std::max<int64_t>(1, c.output_rows()));
+  int64_t most = 1;
+  for (const Block& b : c.columns) most = std::max(most, b.orbits);
+  const int64_t points = ceil_div(t.rows * t.width, lanes) * lanes;
+  int64_t columns = std::clamp<int64_t>(l2_bytes / 2 / (taps * points * element_bytes), 1, most);
+  columns = ceil_div(most, ceil_div(most, columns));
+  t.columns = columns;
+  return t;
 }
 
 }  // namespace symconv::cpu

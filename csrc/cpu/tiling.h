@@ -17,4 +17,8 @@ struct Schedule {
 Schedule schedule(const Convolution& convolution, int lanes, int vectors, int rows, int64_t l1_bytes,
                   int64_t l2_bytes, int64_t element_bytes, int threads);
 
+// For wgrad, which folds a whole tile at a time: the folded tile of a chunk stays in half of `l2_bytes`.
+Tiling wgrad_tiling(const Convolution& convolution, int lanes, int64_t l2_bytes, int64_t element_bytes,
+                    int threads);
+
 }  // namespace symconv::cpu
