@@ -31,12 +31,6 @@ class Cpu {
   explicit Cpu(const Tensor&)
       : threads_{static_cast<int>(torch::stable::get_num_threads()), run_in_parallel} {}
 
-  static View view(void* data, ScalarType dtype, const int64_t (&strides)[2 + kAxes]) {
-    View view{data, element_type(dtype), {}};
-    for (int d = 0; d < 2 + kAxes; ++d) view.strides[d] = strides[d];
-    return view;
-  }
-
   // allow_tf32 means nothing here.
   void fprop(const Problem& p, const View& input, const View& weight, const View& bias, const View& output,
              bool) const {
@@ -55,19 +49,6 @@ class Cpu {
   }
 
  private:
-  static cpu::DType element_type(ScalarType dtype) {
-    switch (dtype) {
-      case ScalarType::Double:
-        return cpu::DType::kFloat64;
-      case ScalarType::Half:
-        return cpu::DType::kFloat16;
-      case ScalarType::BFloat16:
-        return cpu::DType::kBFloat16;
-      default:
-        return cpu::DType::kFloat32;
-    }
-  }
-
   cpu::Threads threads_;
 };
 

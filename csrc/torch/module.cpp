@@ -3,36 +3,35 @@
 
 #include "tensor.h"
 
+#if defined(SYMCONV_CUDA_ARCHITECTURES)
+#include <cuda_runtime_api.h>
+#else
+#define SYMCONV_CUDA_ARCHITECTURES ""
+#define CUDART_VERSION 0
+#endif
+
+#define SYMCONV_GEOMETRY \
+  "SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups, int[] orbits, bool transposed"
+
 STABLE_TORCH_LIBRARY(symconv_ext, library) {
-  library.def(
-      "fprop(Tensor input, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding, SymInt[] "
-      "dilation, "
-      "SymInt groups, int[] orbits, bool transposed, bool allow_tf32) -> Tensor");
-  library.def(
-      "dgrad(Tensor grad_output, Tensor weight, Tensor? bias, SymInt[] input_size, SymInt[] stride, "
-      "SymInt[] padding, SymInt[] dilation, SymInt groups, int[] orbits, bool transposed, bool allow_tf32) "
-      "-> Tensor");
-  library.def(
-      "wgrad(Tensor grad_output, Tensor input, SymInt[] weight_size, SymInt[] stride, SymInt[] padding, "
-      "SymInt[] dilation, SymInt groups, int[] orbits, bool transposed, bool allow_tf32) -> Tensor");
+  library.def("fprop(Tensor input, Tensor weight, Tensor? bias, " SYMCONV_GEOMETRY
+              ", bool allow_tf32) -> Tensor");
+  library.def("dgrad(Tensor grad_output, Tensor weight, Tensor? bias, SymInt[] input_size, " SYMCONV_GEOMETRY
+              ", bool allow_tf32) -> Tensor");
+  library.def("wgrad(Tensor grad_output, Tensor input, SymInt[] weight_size, " SYMCONV_GEOMETRY
+              ", bool allow_tf32) -> Tensor");
   library.def("mirror(Tensor weight, SymInt groups, int[] orbits, bool transposed) -> Tensor");
 }
 
 namespace {
 
-// What the CUDA kernels were built for, such as "8.0;9.0+PTX"; empty without CUDA.
-#if defined(SYMCONV_CUDA_ARCHITECTURES)
-constexpr char kCudaArchitectures[] = SYMCONV_CUDA_ARCHITECTURES;
-#else
-constexpr char kCudaArchitectures[] = "";
-#endif
-
 PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,
     "_C",
     "The compiled kernels: importing this registers torch.ops.symconv_ext.\n\n"
-    "cuda_architectures: what the CUDA kernels were built for, such as '8.0;9.0+PTX'; empty "
-    "without them.",
+    "cuda_architectures: what the CUDA kernels were built for, such as '8.0;9.0+PTX'; '' without them.\n"
+    "cuda_runtime: the CUDA runtime built in, such as 13000 for 13.0, which needs a driver that knows this "
+    "major version; 0 without CUDA.",
     0,
     nullptr,
     nullptr,
@@ -44,7 +43,9 @@ PyModuleDef definition = {
 
 PyMODINIT_FUNC PyInit__C() {
   PyObject* module = PyModule_Create(&definition);
-  if (module != nullptr && PyModule_AddStringConstant(module, "cuda_architectures", kCudaArchitectures) < 0) {
+  if (module != nullptr &&
+      (PyModule_AddStringConstant(module, "cuda_architectures", SYMCONV_CUDA_ARCHITECTURES) < 0 ||
+       PyModule_AddIntConstant(module, "cuda_runtime", CUDART_VERSION) < 0)) {
     Py_DECREF(module);
     return nullptr;
   }

@@ -1,8 +1,7 @@
 // The operators as torch calls them, for any device: check, allocate the result, hand over to the kernels.
 //
 // A Device is made from a tensor and has the kernels of one kind of device:
-//     using View = ...;                                      the kernels' tensor type
-//     static View view(void* data, ScalarType, const int64_t (&strides)[5]);
+//     using View = ...;  the kernels' tensor type: data, dtype, strides of (batch, channels, z, v, h)
 //     void fprop(const Problem&, View input, View weight, View bias, View output, bool allow_tf32) const;
 // and dgrad, wgrad and mirror alike. It never sees an empty batch.
 #pragma once
@@ -76,23 +75,37 @@ class Operators {
 
  private:
   using View = typename Device::View;
+  using DType = decltype(View::dtype);
+
+  // Other dtypes do not pass the checks.
+  static DType element_type(const Tensor& tensor) {
+    switch (tensor.scalar_type()) {
+      case ScalarType::Double:
+        return DType::kFloat64;
+      case ScalarType::Half:
+        return DType::kFloat16;
+      case ScalarType::BFloat16:
+        return DType::kBFloat16;
+      default:
+        return DType::kFloat32;
+    }
+  }
 
   // A tensor (batch or rows, channels or columns, *spatial) as one with three spatial dimensions; the unit
   // ones are in front, and their strides are never used.
   static View view(void* data, const Tensor& tensor) {
     const auto from = tensor.strides();
     const int rank = static_cast<int>(from.size()) - 2;
-    int64_t strides[2 + kAxes] = {from[0], from[1], 0, 0, 0};
-    for (int d = 0; d < rank; ++d) strides[2 + kAxes - rank + d] = from[2 + d];
-    return Device::view(data, tensor.scalar_type(), strides);
+    View view{data, element_type(tensor), {from[0], from[1], 0, 0, 0}};
+    for (int d = 0; d < rank; ++d) view.strides[2 + kAxes - rank + d] = from[2 + d];
+    return view;
   }
   // Only read: a copy-on-write tensor stays shared.
   static View read(const Tensor& tensor) { return view(const_cast<void*>(tensor.const_data_ptr()), tensor); }
   static View write(const Tensor& tensor) { return view(tensor.mutable_data_ptr(), tensor); }
   static View read_bias(const std::optional<Tensor>& bias, const Tensor& like) {
-    if (!bias) return Device::view(nullptr, like.scalar_type(), {0, 0, 0, 0, 0});
-    return Device::view(const_cast<void*>(bias->const_data_ptr()), bias->scalar_type(),
-                        {bias->stride(0), 0, 0, 0, 0});
+    if (!bias) return {nullptr, element_type(like), {}};
+    return {const_cast<void*>(bias->const_data_ptr()), element_type(like), {bias->stride(0), 0, 0, 0, 0}};
   }
 };
 
