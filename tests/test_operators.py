@@ -76,7 +76,7 @@ def test_bias_is_optional_and_of_any_stride(p: Problem, operator: str) -> None:
     assert torch.equal(compute(operator, p, dataclasses.replace(t, **spread)), compute(operator, p, t))
 
 
-@pytest.mark.usefixtures("native", "threads")
+@pytest.mark.usefixtures("native")
 @pytest.mark.parametrize("p", PROBLEMS, ids=name)
 def test_format_of_the_output_is_torch_s_and_the_fake_one_s(p: Problem) -> None:
     t = make(p, torch.float32)
@@ -90,7 +90,6 @@ def test_format_of_the_output_is_torch_s_and_the_fake_one_s(p: Problem) -> None:
         assert fake[operator].dtype == real[operator].dtype, operator
         assert real[operator].storage_offset() == 0
 
-    torch.set_num_threads(2)  # with one, torch computes small 3-D problems in another way, always contiguous
     dense = lay_out(oracle.dense_weight(t.weight, p.orbits, p.groups, p.transposed), p.weight_layout)
     if p.transposed:
         forward = "dgrad"
@@ -101,6 +100,8 @@ def test_format_of_the_output_is_torch_s_and_the_fake_one_s(p: Problem) -> None:
         expected = oracle.convolve(p, t.input, dense)
     if 1 in dense.shape[:2] and p.weight_layout != "contiguous":
         return  # the dense and the reduced weight need not suggest the same format
+    if p.rank == 3 and p.batch == 1 and expected.is_contiguous():
+        return  # torch computes small 3-D problems without oneDNN, and then always contiguous
     assert real[forward].stride() == expected.stride()
 
 

@@ -64,8 +64,12 @@ def assert_close(
     else:
         assert dense is not None and dense.dtype == value.dtype, f"{context}: expected a {value.dtype} dense result"
         dense_oracle = oracle if dense_oracle is None else dense_oracle
-        dense_error = relative_error(dense, dense_oracle)
-        slack = WORST_ELEMENT * worst_element(dense, dense_oracle) + 4 * torch.finfo(value.dtype).eps * largest
+        eps = torch.finfo(value.dtype).eps
+        dense_error, dense_worst = relative_error(dense, dense_oracle), worst_element(dense, dense_oracle)
+        if value.dtype.itemsize == 2 and not dense_error <= eps:
+            # torch's own half-precision gradients are sometimes wrong (NaN in small 3-D ones): one rounding instead.
+            dense_error, dense_worst = eps / 4, eps / 2 * largest
+        slack = WORST_ELEMENT * dense_worst + 4 * eps * largest
     allowed = bound(operator, value.dtype, dense_error, folded_in_half)
     assert error <= allowed, (
         f"{context}: {operator} in {value.dtype}: error {error:.3g}, allowed {allowed:.3g} (dense {dense_error:.3g})"
