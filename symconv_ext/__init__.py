@@ -10,6 +10,7 @@ from .conv import (
     SymmetricConvTranspose2d,
     SymmetricConvTranspose3d,
 )
+from .convert import densify, expand_weight, symmetrize
 from .global_conv import GlobalConv1d
 from .symmetry import Symmetry
 from .topk import TopKPool
@@ -17,15 +18,18 @@ from .version import __version__
 
 __all__ = [
     "GlobalConv1d",
-    "Symmetry",
     "SymmetricConv1d",
     "SymmetricConv2d",
     "SymmetricConv3d",
     "SymmetricConvTranspose1d",
     "SymmetricConvTranspose2d",
     "SymmetricConvTranspose3d",
+    "Symmetry",
     "TopKPool",
     "__version__",
     "backend",
+    "densify",
+    "expand_weight",
     "functional",
+    "symmetrize",
 ]

@@ -1,8 +1,8 @@
 """Derivatives of the three operators. They are made of the three operators, so any order works.
 
-One set-up and one backward per operator serve both the ``torch.autograd.Function`` that eager calls and torch.func use
-and the formula registered for the operator itself, which torch.compile traces. For f, d, g = fprop, dgrad, wgrad, with
-x on the B side, y on the A side, the reduced weight w, and a prime for a cotangent:
+One set-up and one backward per operator serve both the ``torch.autograd.Function`` that eager calls and
+torch.func use and the formula registered for the operator itself, which torch.compile traces. For f, d, g =
+fprop, dgrad, wgrad, with x on the B side, y on the A side, the reduced weight w, and a prime for a cotangent:
 
     f(x, w):   x' = d(f', w)    w' = g(f', x)
     d(y, w):   y' = f(d', w)    w' = g(y, d')
@@ -23,6 +23,8 @@ from torch.autograd import Function, forward_ad
 
 from . import batching, ops
 
+Gradients = tuple[Tensor | None, ...]
+
 
 class _Fprop(Function):
     """``fprop(input, weight, bias, *args)``; ``args`` are stride to allow_tf32."""
@@ -32,14 +34,14 @@ class _Fprop(Function):
         return ops.fprop(*inputs)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         input, weight, _, *ctx.args = inputs
         ctx.save_for_backward(input, weight)
         ctx.save_for_forward(input, weight)
         ctx.output_size = output.shape
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple:
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
         input, weight = ctx.saved_tensors
         for_input, for_weight, for_bias, *_ = ctx.needs_input_grad
         return (
@@ -50,7 +52,7 @@ class _Fprop(Function):
         )
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, *inputs: Any) -> tuple[Tensor, int]:
+    def vmap(info: Any, in_dims: batching.InDims, *inputs: Any) -> batching.Result:
         return batching.fprop(fprop, info, in_dims, *inputs)
 
     @staticmethod
@@ -73,13 +75,13 @@ class _Dgrad(Function):
         return ops.dgrad(*inputs)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         grad_output, weight, _, ctx.input_size, *ctx.args = inputs
         ctx.save_for_backward(grad_output, weight)
         ctx.save_for_forward(grad_output, weight)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple:
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
         grad_output, weight = ctx.saved_tensors
         for_output, for_weight, for_bias, *_ = ctx.needs_input_grad
         return (
@@ -90,7 +92,7 @@ class _Dgrad(Function):
         )
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, *inputs: Any) -> tuple[Tensor, int]:
+    def vmap(info: Any, in_dims: batching.InDims, *inputs: Any) -> batching.Result:
         return batching.dgrad(dgrad, info, in_dims, *inputs)
 
     @staticmethod
@@ -113,13 +115,13 @@ class _Wgrad(Function):
         return ops.wgrad(*inputs)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         grad_output, input, ctx.weight_size, *ctx.args = inputs
         ctx.save_for_backward(grad_output, input)
         ctx.save_for_forward(grad_output, input)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple:
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
         grad_output, input = ctx.saved_tensors
         for_output, for_input, *_ = ctx.needs_input_grad
         return (
@@ -129,7 +131,7 @@ class _Wgrad(Function):
         )
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple, *inputs: Any) -> tuple[Tensor, int]:
+    def vmap(info: Any, in_dims: batching.InDims, *inputs: Any) -> batching.Result:
         return batching.wgrad(wgrad, info, in_dims, *inputs)
 
     @staticmethod
@@ -144,7 +146,7 @@ class _Wgrad(Function):
 def _cut(output: Tensor, like: Tensor) -> Tensor:
     """The first points of ``output`` in every dimension, as many as ``like`` has.
 
-    A transposed layer whose output_padding is no less than its stride makes an output that is so large that fprop
+    A transposed layer whose output_padding is no less than its stride makes an output so large that fprop
     takes it to more points than the layer's input had.
     """
     if output.shape != like.shape:
@@ -188,9 +190,9 @@ class _Differentiable:
         return self.operator(*args)
 
 
-fprop = _Differentiable(ops.fprop, _Fprop)
-dgrad = _Differentiable(ops.dgrad, _Dgrad)
-wgrad = _Differentiable(ops.wgrad, _Wgrad)
+fprop: _Differentiable = _Differentiable(ops.fprop, _Fprop)
+dgrad: _Differentiable = _Differentiable(ops.dgrad, _Dgrad)
+wgrad: _Differentiable = _Differentiable(ops.wgrad, _Wgrad)
 
 if ops.LOADED:
     for _operator, _function, _rule in (
@@ -198,7 +200,5 @@ if ops.LOADED:
         (ops.dgrad, _Dgrad, batching.dgrad),
         (ops.wgrad, _Wgrad, batching.wgrad),
     ):
-        torch.library.register_autograd(
-            _operator, _function.backward, setup_context=_function.setup_context
-        )
+        torch.library.register_autograd(_operator, _function.backward, setup_context=_function.setup_context)
         torch.library.register_vmap(_operator, partial(_rule, _operator))

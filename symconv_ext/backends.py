@@ -19,6 +19,11 @@ NATIVE_DTYPES = {
     "cpu": (torch.float32, torch.float64, torch.bfloat16, torch.float16),
 }
 
+PLAIN = "no filters are tied, so there is nothing to save"
+
+# Why 'auto' passes over a native backend that could run.
+EXCEPTIONS = (PLAIN,)
+
 _CHOICES_KEPT = 256
 
 
@@ -43,15 +48,15 @@ class backend:  # noqa: N801 -- used like a function, as torch.set_grad_enabled 
 
     Args:
         name: ``'native'`` (the folded kernels), ``'torch'`` (mirrored weights and ``F.conv*d``) or ``'auto'``
-            (native wherever it can run and is not slower). The environment variable ``SYMCONV_BACKEND`` sets the
-            default.
+            (native wherever it can run and is not slower). The environment variable ``SYMCONV_BACKEND`` sets
+            the default.
 
     Raises:
         ValueError: ``name`` is none of them.
         RuntimeError: ``'native'`` was asked for and the extension is not there. A later call that the native
             backend cannot compute raises, too, and says why.
 
-    The setting holds for the whole process, every thread. A backward pass uses the backend of its forward pass.
+    The setting holds for every thread of the process. A backward pass uses the backend of its forward pass.
     """
 
     def __init__(self, name: str) -> None:
@@ -76,7 +81,7 @@ class backend:  # noqa: N801 -- used like a function, as torch.set_grad_enabled 
         return f"backend({self.name!r})"
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def why_not_native(device: torch.device, dtype: torch.dtype) -> str | None:
     """None where the native backend can run; otherwise the reason why it cannot, in words."""
     if not ops.LOADED:
@@ -96,7 +101,7 @@ def choose(problem: Problem, input: Tensor) -> Choice:
     if torch.compiler.is_compiling():
         return decide(problem, input.device, input.dtype)
     key = (setting, input.device, input.dtype)
-    choice = problem.choices.get(key)
+    choice: Choice | None = problem.choices.get(key)
     if choice is None:
         if len(problem.choices) >= _CHOICES_KEPT:
             problem.choices.clear()
@@ -118,7 +123,7 @@ def decide(problem: Problem, device: torch.device, dtype: torch.dtype) -> Choice
     if why_not is not None:
         return Choice(False, why_not)
     if problem.symmetry.is_plain:
-        return Choice(False, "no filters are tied, so there is nothing to save")
+        return Choice(False, PLAIN)
     return Choice(True, "the native backend can run and saves multiplications")
 
 
@@ -126,4 +131,5 @@ def allow_tf32(input: Tensor) -> bool:
     """Whether torch lets float32 convolutions on this tensor's device round to tf32."""
     if input.is_cpu:
         return False
-    return torch.backends.cudnn.conv.fp32_precision == "tf32"
+    precision: str = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
+    return precision == "tf32"

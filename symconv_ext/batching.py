@@ -1,7 +1,7 @@
-"""How the operators meet ``torch.vmap``: the mapped dimension becomes batch, or, where weights differ, groups.
+"""The operators under ``torch.vmap``: the mapped dimension becomes batch, or, where weights differ, groups.
 
-Groups are group-major everywhere, so V convolutions of G groups side by side are one convolution of V*G groups: the
-channels of the tensors stand V after V, and every block has V times as many orbits.
+Groups are group-major everywhere, so V convolutions of G groups side by side are one convolution of V*G
+groups: the channels of the tensors stand V after V, and every block has V times as many orbits.
 
 Each rule takes the operator to call, then what ``torch.library.register_vmap`` gives a rule.
 """
@@ -15,9 +15,10 @@ from torch import Tensor
 
 Operator = Callable[..., Tensor]
 Result = tuple[Tensor, int]
+InDims = tuple[int | None, ...]
 
 
-def fprop(operator: Operator, info: Any, in_dims: tuple, *inputs: Any) -> Result:
+def fprop(operator: Operator, info: Any, in_dims: InDims, *inputs: Any) -> Result:
     input, weight, bias, *args = inputs
     if in_dims[1] is None and in_dims[2] is None:
         folded = operator(_in_batch(input, in_dims[0]), weight, bias, *args)
@@ -26,18 +27,20 @@ def fprop(operator: Operator, info: Any, in_dims: tuple, *inputs: Any) -> Result
     return operator(*tensors, *_more_groups(info.batch_size, args)).unflatten(1, (info.batch_size, -1)), 1
 
 
-def dgrad(operator: Operator, info: Any, in_dims: tuple, *inputs: Any) -> Result:
+def dgrad(operator: Operator, info: Any, in_dims: InDims, *inputs: Any) -> Result:
     grad_output, weight, bias, (batch, channels, *size), *args = inputs
     v = info.batch_size
     if in_dims[1] is None and in_dims[2] is None:
-        folded = operator(_in_batch(grad_output, in_dims[0]), weight, bias, (v * batch, channels, *size), *args)
+        folded = operator(
+            _in_batch(grad_output, in_dims[0]), weight, bias, (v * batch, channels, *size), *args
+        )
         return folded.unflatten(0, (v, batch)), 0
     tensors = _side_by_side(v, in_dims, grad_output, weight, bias)
     result = operator(*tensors, (batch, v * channels, *size), *_more_groups(v, args))
     return result.unflatten(1, (v, channels)), 1
 
 
-def wgrad(operator: Operator, info: Any, in_dims: tuple, *inputs: Any) -> Result:
+def wgrad(operator: Operator, info: Any, in_dims: InDims, *inputs: Any) -> Result:
     grad_output, input, (rows, *size), *args = inputs
     v = info.batch_size
     result = operator(
@@ -49,8 +52,9 @@ def wgrad(operator: Operator, info: Any, in_dims: tuple, *inputs: Any) -> Result
     return result.unflatten(0, (v, rows)), 0
 
 
-def _in_batch(tensor: Tensor, dim: int) -> Tensor:
+def _in_batch(tensor: Tensor, dim: int | None) -> Tensor:
     """``(N, C, ...)`` mapped over ``dim`` to ``(V*N, C, ...)``."""
+    assert dim is not None  # or no tensor would be mapped
     return tensor.movedim(dim, 0).flatten(0, 1)
 
 
@@ -78,6 +82,6 @@ def _side_by_side(
     )
 
 
-def _more_groups(v: int, args: Sequence[Any]) -> tuple:
+def _more_groups(v: int, args: Sequence[Any]) -> tuple[Any, ...]:
     stride, padding, dilation, groups, orbits, transposed, allow_tf32 = args
     return stride, padding, dilation, groups * v, [n * v for n in orbits], transposed, allow_tf32

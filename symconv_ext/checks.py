@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from .problem import Problem
@@ -41,10 +42,10 @@ def check_tensors(
             continue
         if tensor.device != input.device:
             raise RuntimeError(
-                f"input: expected a tensor on {tensor.device}, where the {name} is, got one on {input.device}; "
-                f"move one with .to(device)"
+                f"input: expected a tensor on {tensor.device}, where the {name} is, got one on "
+                f"{input.device}; move one with .to(device)"
             )
-        if tensor.dtype != input.dtype:
+        if tensor.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type):
             raise RuntimeError(
                 f"input: expected {_name(tensor)}, the dtype of the {name}, got {_name(input)}; convert one "
                 f"with .to(dtype), or use torch.autocast"
@@ -56,9 +57,10 @@ def check_tensors(
     size = problem.output_size(before, output_padding)
     if min(size) < 1:
         raise RuntimeError(
-            f"input: expected sizes that leave an output, got ({spatial}) = {tuple(input.shape[-rank:])}, whose "
-            f"output would be {tuple(size)} with kernel_size={problem.kernel_size}, stride={problem.stride}, "
-            f"padding={problem.padding}, dilation={problem.dilation}; enlarge the input or the padding"
+            f"input: expected sizes that leave an output, got ({spatial}) = {tuple(input.shape[-rank:])}, "
+            f"whose output would be {tuple(size)} with kernel_size={problem.kernel_size}, "
+            f"stride={problem.stride}, padding={problem.padding}, dilation={problem.dilation}; enlarge "
+            f"the input or the padding"
         )
 
 
@@ -67,9 +69,9 @@ def check_weight(problem: Problem, weight: Tensor) -> None:
     symmetry = problem.symmetry
     if tuple(weight.shape) != problem.weight_size:
         raise RuntimeError(
-            f"weight: expected {symmetry.unique_out_channels} reduced filters for symmetry {symmetry.counts} of "
-            f"{symmetry.out_channels} filters, as shape {problem.weight_size}, got {tuple(weight.shape)}; see "
-            f"Symmetry.unique_out_channels"
+            f"weight: expected {symmetry.unique_out_channels} reduced filters for symmetry {symmetry.counts} "
+            f"of {symmetry.out_channels} filters, as shape {problem.weight_size}, got {tuple(weight.shape)}; "
+            f"see Symmetry.unique_out_channels"
         )
 
 

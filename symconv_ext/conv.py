@@ -2,13 +2,14 @@
 
 Constructors take every argument of the ``torch.nn`` class of the same name, in the same order, and then:
 
-    symmetry    filters per mask, such as ``{'h': 2, 'v': 4, 'hv': 8}`` or ``{'hv': '50%'}``, or a ``Symmetry``; what is
-                left of ``out_channels`` is plain. ``None`` and ``{}`` make a plain layer.
+    symmetry    filters per mask, such as ``{'h': 2, 'v': 4, 'hv': 8}`` or ``{'hv': '50%'}``, or a Symmetry;
+                what is left of ``out_channels`` is plain. ``None`` and ``{}`` make a plain layer.
     share_bias  keep one bias per reduced filter instead of one per output channel.
 
-The only weight parameter is the reduced weight. Shapes of inputs and outputs, dtypes, devices and the distribution of
-the initial values are those of the dense layer. Constructors raise ``ValueError`` or ``TypeError`` for arguments that
-cannot be; a call raises ``RuntimeError``, as torch does, for an input that does not fit.
+The only weight parameter is the reduced weight. Shapes of inputs and outputs, dtypes, devices and the
+distribution of the initial values are those of the dense layer. Constructors raise ``ValueError`` or
+``TypeError`` for arguments that cannot be; a call raises ``RuntimeError``, as torch does, for an input that
+does not fit.
 
 The method is that of CNN-Symmetry, whose checkpoints load by name.
 """
@@ -47,7 +48,7 @@ _GEOMETRY = frozenset(
 
 
 class SymmetricLayer(_ConvNd):
-    """What convolution and transposed layers share: the symmetry, the reduced parameters and their checkpoints.
+    """What convolution and transposed layers share: symmetry, reduced parameters, checkpoints.
 
     Attributes:
         weight: ``(unique_out_channels, in_channels/groups, *kernel_size)``, or in a transposed layer
@@ -109,8 +110,8 @@ class SymmetricLayer(_ConvNd):
         if self.weight.is_meta:
             return
         fan_in = self.problem.fan_in
-        # kaiming_uniform_(weight, a=sqrt(5)) with the fan-in of the dense weight, operation by operation, so that a
-        # plain layer gets the very numbers of its torch.nn twin.
+        # kaiming_uniform_(weight, a=sqrt(5)) with the fan-in of the dense weight, operation by operation, so
+        # that a plain layer gets the very numbers of its torch.nn twin.
         bound = math.sqrt(3.0) * (init.calculate_gain("leaky_relu", math.sqrt(5)) / math.sqrt(fan_in))
         with torch.no_grad():
             if self.weight.is_contiguous():
@@ -125,7 +126,8 @@ class SymmetricLayer(_ConvNd):
                 self.bias.uniform_(-1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
 
     def extra_repr(self) -> str:
-        text = super().extra_repr() + f", symmetry={self.symmetry.counts}"
+        dense = super().extra_repr()  # type: ignore[no-untyped-call]
+        text = f"{dense}, symmetry={self.symmetry.counts}"
         return text + ", share_bias=True" if self.share_bias else text
 
     def _load_from_state_dict(
@@ -139,29 +141,28 @@ class SymmetricLayer(_ConvNd):
         error_msgs: list[str],
     ) -> None:
         name = prefix + "bias"
-        bias = state_dict.get(name)
-        per_filter = (
+        loaded, own = state_dict.get(name), self.bias
+        if (
             self.share_bias
-            and self.bias is not None
-            and isinstance(bias, Tensor)
-            and bias.shape == (self.out_channels,) != self.bias.shape
-        )
-        if per_filter:
-            unique, disagreeing = _per_orbit(bias, self.symmetry)
+            and own is not None
+            and loaded is not None
+            and loaded.shape == (self.out_channels,)
+        ):
+            per_orbit, disagreeing = _per_orbit(loaded, self.symmetry)
             if disagreeing:
                 error_msgs.append(
                     f"{name}: share_bias=True expects one value per orbit, but the checkpoint has one per "
                     f"filter, and they differ within {_listed(disagreeing)}; load it into a layer with "
                     f"share_bias=False, or make the values equal"
                 )
-            state_dict = {**state_dict, name: self.bias.detach() if disagreeing else unique}
+            state_dict = {**state_dict, name: own.detach() if disagreeing else per_orbit}
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
 
 
 def _per_orbit(bias: Tensor, symmetry: Symmetry) -> tuple[Tensor, dict[int, list[float]]]:
-    """The value of each orbit, ``(unique_out_channels,)``, and all values of the orbits whose filters disagree."""
+    """One value per orbit, ``(unique_out_channels,)``, and all values of the orbits that disagree."""
     orbits: list[list[int]] = [[] for _ in range(symmetry.unique_out_channels)]
     for channel, (unique, _) in enumerate(symmetry.channel_map):
         orbits[unique].append(channel)
@@ -188,7 +189,7 @@ def _no_symmetry_in(**arguments: Any) -> None:
     for name, value in arguments.items():
         if isinstance(value, Mapping | Symmetry):
             raise TypeError(
-                f"{name}: expected a torch.{name}, got {value!r}; name the argument: symmetry={value!r}"
+                f"{name}: got {value!r}, which is no {name}; name the argument: symmetry={value!r}"
             )
 
 
@@ -225,7 +226,8 @@ class _SymmetricConv(SymmetricLayer):
             dilation,
             padding_mode=padding_mode,
         )
-        super().__init__(
+        dense_init: Any = super().__init__  # of the torch.nn class, not of _ConvNd
+        dense_init(
             in_channels,
             out_channels,
             problem.kernel_size,
@@ -277,7 +279,8 @@ class _SymmetricConvTranspose(SymmetricLayer):
             output_padding,
             padding_mode,
         )
-        super().__init__(
+        dense_init: Any = super().__init__  # of the torch.nn class, not of _ConvNd
+        dense_init(
             in_channels,
             out_channels,
             problem.kernel_size,
@@ -293,23 +296,18 @@ class _SymmetricConvTranspose(SymmetricLayer):
         self._reduce(problem, share_bias, device, dtype)
 
     def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        """``output_size`` picks one of the sizes that the stride leaves open, as in torch.nn."""
+        """``output_size``, with or without batch and channels, picks a size that the stride leaves open.
+
+        Raises ``ValueError`` for a size that is none of them.
+        """
         output_padding = None
         if output_size is not None:
-            output_padding = self._output_padding(
-                input,
-                list(output_size),
-                self.stride,
-                self.padding,
-                self.kernel_size,
-                self._rank,
-                self.dilation,
-            )
+            output_padding = self.problem.output_padding_for(input.shape, output_size)
         return convolve_transposed(self.problem, input, self.weight, self.channel_bias(), output_padding)
 
 
 class SymmetricConv1d(_SymmetricConv, nn.Conv1d):
-    """``nn.Conv1d`` with filters tied by mirroring: ``(N, C, L)`` or ``(C, L)``. The only axis is ``h``.
+    """``nn.Conv1d`` with filters tied by mirroring: ``(N, C, L)`` or ``(C, L)``. Axis h.
 
     See :mod:`symconv_ext.conv` for the arguments and :class:`SymmetricLayer` for the attributes.
     """
@@ -318,7 +316,7 @@ class SymmetricConv1d(_SymmetricConv, nn.Conv1d):
 
 
 class SymmetricConv2d(_SymmetricConv, nn.Conv2d):
-    """``nn.Conv2d`` with filters tied by mirroring: ``(N, C, H, W)`` or ``(C, H, W)``. The axes are ``h`` and ``v``.
+    """``nn.Conv2d`` with filters tied by mirroring: ``(N, C, H, W)`` or unbatched. Axes h and v.
 
     See :mod:`symconv_ext.conv` for the arguments and :class:`SymmetricLayer` for the attributes.
 
@@ -330,7 +328,7 @@ class SymmetricConv2d(_SymmetricConv, nn.Conv2d):
 
 
 class SymmetricConv3d(_SymmetricConv, nn.Conv3d):
-    """``nn.Conv3d`` with filters tied by mirroring: ``(N, C, D, H, W)`` or unbatched. The axes are ``h``, ``v``, ``z``.
+    """``nn.Conv3d`` with filters tied by mirroring: ``(N, C, D, H, W)`` or unbatched. Axes h, v and z.
 
     See :mod:`symconv_ext.conv` for the arguments and :class:`SymmetricLayer` for the attributes.
     """
@@ -339,7 +337,7 @@ class SymmetricConv3d(_SymmetricConv, nn.Conv3d):
 
 
 class SymmetricConvTranspose1d(_SymmetricConvTranspose, nn.ConvTranspose1d):
-    """``nn.ConvTranspose1d`` with the filters of its outputs tied by mirroring. The only axis is ``h``.
+    """``nn.ConvTranspose1d`` with the filters of its outputs tied by mirroring. Axis h.
 
     See :mod:`symconv_ext.conv` for the arguments and :class:`SymmetricLayer` for the attributes.
     """
@@ -348,7 +346,7 @@ class SymmetricConvTranspose1d(_SymmetricConvTranspose, nn.ConvTranspose1d):
 
 
 class SymmetricConvTranspose2d(_SymmetricConvTranspose, nn.ConvTranspose2d):
-    """``nn.ConvTranspose2d`` with the filters of its outputs tied by mirroring. The axes are ``h`` and ``v``.
+    """``nn.ConvTranspose2d`` with the filters of its outputs tied by mirroring. Axes h and v.
 
     See :mod:`symconv_ext.conv` for the arguments and :class:`SymmetricLayer` for the attributes.
     """
@@ -357,7 +355,7 @@ class SymmetricConvTranspose2d(_SymmetricConvTranspose, nn.ConvTranspose2d):
 
 
 class SymmetricConvTranspose3d(_SymmetricConvTranspose, nn.ConvTranspose3d):
-    """``nn.ConvTranspose3d`` with the filters of its outputs tied by mirroring. The axes are ``h``, ``v``, ``z``.
+    """``nn.ConvTranspose3d`` with the filters of its outputs tied by mirroring. Axes h, v and z.
 
     See :mod:`symconv_ext.conv` for the arguments and :class:`SymmetricLayer` for the attributes.
     """

@@ -1,4 +1,4 @@
-"""One symmetric convolution of given tensors: batch dimension, autocast, padding, backend. What every layer calls."""
+"""One symmetric convolution of given tensors: batch dimension, autocast, padding, backend."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .problem import Problem
 
 
 def convolve(problem: Problem, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The convolution ``problem`` of ``(N, in_channels, *size)`` or ``(in_channels, *size)`` with a reduced weight.
+    """The convolution ``problem`` of an input, batched or not, with a reduced weight.
 
     ``bias`` has ``out_channels`` values. Raises ``RuntimeError`` for tensors that do not fit the problem.
     """
@@ -32,7 +32,7 @@ def convolve_transposed(
     bias: Tensor | None,
     output_padding: Sequence[int] | None = None,
 ) -> Tensor:
-    """The transposed convolution ``problem``; as :func:`convolve`, with an ``output_padding`` for this call only."""
+    """The transposed convolution ``problem``, as :func:`convolve`; ``output_padding`` only for this call."""
     try:
         if input.dim() == problem.rank + 1:
             output = _convolve_transposed(problem, input.unsqueeze(0), weight, bias, output_padding)

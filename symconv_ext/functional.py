@@ -1,16 +1,18 @@
 """Symmetric convolutions as functions of a reduced weight.
 
-Each takes the arguments of its namesake in ``torch.nn.functional``, in the same order, with the reduced weight in place of
-the dense one, and then ``symmetry``: a :class:`~symconv_ext.Symmetry`, or filters per mask as in the layers. Numbers of
-filters are enough, since the reduced weight says how many filters are plain; a percentage needs a ``Symmetry``.
+Each takes the arguments of its namesake in ``torch.nn.functional``, in the same order, with the reduced
+weight in place of the dense one, and then ``symmetry``: a :class:`~symconv_ext.Symmetry`, or filters per mask
+as in the layers. Numbers of filters are enough, since the reduced weight says how many are plain; a
+percentage needs a ``Symmetry``.
 
 Tensors: ``input`` is ``(N, in_channels, *size)`` or unbatched ``(in_channels, *size)``; ``weight`` is
 ``(unique_out_channels, in_channels/groups, *kernel_size)``, for a transposed convolution ``(in_channels,
-unique_out_channels/groups, *kernel_size)``; ``bias`` is ``(out_channels,)``. All have one floating dtype and one device.
-The result has the batch dimension that the input has. Padding is with zeros, by numbers, ``'same'`` or ``'valid'``.
+unique_out_channels/groups, *kernel_size)``; ``bias`` is ``(out_channels,)``. All have one floating dtype and
+one device. The result has a batch dimension if the input has one. Padding is with zeros: numbers, ``'same'``,
+``'valid'``.
 
-They raise ``ValueError`` or ``TypeError`` for a symmetry or a geometry that cannot be, and ``RuntimeError``, as torch
-does, for tensors that do not fit it.
+They raise ``ValueError`` or ``TypeError`` for a symmetry or a geometry that cannot be, and ``RuntimeError``,
+as torch does, for tensors that do not fit it.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 class GlobalConv1d(nn.Module):
     """``y[:, :, i] = center x[:, :, i] + surround (sum over j != i of x[:, :, j]) + bias``, in O(length).
 
-    It is the convolution whose kernel is as long as the sequence on either side and has ``center`` in the middle and
-    ``surround`` everywhere else: mirror-symmetric, and the same for every order of the points.
+    It is the convolution whose kernel is as long as the sequence on either side and has ``center`` in the
+    middle and ``surround`` everywhere else: mirror-symmetric, and the same for every order of the points.
 
     Args:
         in_channels: channels of the input.
@@ -22,8 +22,8 @@ class GlobalConv1d(nn.Module):
         device, dtype: of the parameters.
 
     Attributes:
-        center, surround: ``(out_channels, in_channels)``; initially uniform, bounded by 1/sqrt(2 in_channels), the rule
-            of torch.nn for two weights per input channel.
+        center, surround: ``(out_channels, in_channels)``; initially uniform, bounded by
+            1/sqrt(2 in_channels), the rule of torch.nn for two weights per input channel.
         bias: ``(out_channels,)`` or None.
 
     Input ``(N, in_channels, length)`` or ``(in_channels, length)``; output likewise, any floating dtype.

@@ -1,13 +1,15 @@
 """The compiled operators ``torch.ops.symconv_ext.*``: loading them, and their fake (meta) implementations.
 
-For the convolution ``(A, B, *kernel)``, as in the design: fprop takes B channels to A, dgrad takes A to B, wgrad takes
-both to the reduced weight. ``stride``, ``padding`` and ``dilation`` have one number per spatial dimension; ``orbits``
-has the number of orbits of each block over the whole layer, in block order h, v, z, hv, hz, vz, hvz, plain.
+For the convolution ``(A, B, *kernel)``, as in the design: fprop takes B channels to A, dgrad takes A to B,
+wgrad takes both to the reduced weight. ``stride``, ``padding`` and ``dilation`` have one number per spatial
+dimension; ``orbits`` has the number of orbits of each block over the whole layer, in block order h, v, z, hv,
+hz, vz, hvz, plain.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,9 +37,9 @@ def has_kernel(device_type: str) -> bool:
 
 
 def suggests_channels_last(tensor: Tensor) -> bool:
-    """Whether the strides of a 4-D or 5-D tensor say channels_last, by the rule of ATen's ``suggest_memory_format``.
+    """Whether the strides of a 4-D or 5-D tensor say channels_last, as ATen's suggest_memory_format has it.
 
-    Walk the dimensions in the order C, then the spatial ones from the last to the first, then N, with ``least = 0``:
+    Walk the dimensions in the order C, then the spatial ones from last to first, then N, with ``least = 0``:
 
     * a channel stride of 0, or a size of 0 anywhere, says contiguous;
     * a stride below ``least`` says contiguous;
@@ -60,7 +62,7 @@ def suggests_channels_last(tensor: Tensor) -> bool:
 def output_format(first: Tensor, second: Tensor) -> torch.memory_format:
     """Memory format of an operator's result: channels_last if either of its first two tensors suggests it.
 
-    The same for all three operators, every dtype and device; see :func:`suggests_channels_last`. Results of 1-D
+    The same for all operators, every dtype and device; see :func:`suggests_channels_last`. Results of 1-D
     problems are contiguous.
     """
     if suggests_channels_last(first) or suggests_channels_last(second):
@@ -125,9 +127,22 @@ def _empty(size: Sequence[int], first: Tensor, second: Tensor) -> Tensor:
     )
 
 
+def _fake_mirror(weight: Tensor, groups: int, orbits: Sequence[int], transposed: bool) -> Tensor:
+    size = list(weight.shape)
+    size[transposed] = filters_of(orbits) // (groups if transposed else 1)
+    return _empty(size, weight, weight)
+
+
+fprop: Any = None
+dgrad: Any = None
+wgrad: Any = None
+mirror: Any = None
 if LOADED:
-    for _name, _fake in (("fprop", _fake_fprop), ("dgrad", _fake_dgrad), ("wgrad", _fake_wgrad)):
-        torch.library.register_fake(f"{NAMESPACE}::{_name}", _fake)
     fprop = torch.ops.symconv_ext.fprop.default
     dgrad = torch.ops.symconv_ext.dgrad.default
     wgrad = torch.ops.symconv_ext.wgrad.default
+    mirror = torch.ops.symconv_ext.mirror.default
+    torch.library.register_fake(fprop, _fake_fprop)
+    torch.library.register_fake(dgrad, _fake_dgrad)
+    torch.library.register_fake(wgrad, _fake_wgrad)
+    torch.library.register_fake(mirror, _fake_mirror)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from operator import index
+from typing import Any
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -23,10 +25,11 @@ class Problem:
         transposed: whether this is a transposed convolution.
         in_channels: channels of the input.
         kernel_size, stride, dilation: a number or one per spatial dimension, at least 1.
-        padding: a number or one per spatial dimension, at least 0; for a convolution also ``'same'`` or ``'valid'``.
+        padding: a number or one per spatial dimension, at least 0; for a convolution also ``'same'`` or
+            ``'valid'``.
         output_padding: for a transposed convolution, less than the stride or the dilation.
-        padding_mode: ``'zeros'``, ``'reflect'``, ``'replicate'`` or ``'circular'``; a transposed convolution has
-            only zeros.
+        padding_mode: ``'zeros'``, ``'reflect'``, ``'replicate'`` or ``'circular'``; a transposed convolution
+            has only zeros.
 
     Raises:
         ValueError: an argument is out of range or has the wrong length.
@@ -94,8 +97,8 @@ class Problem:
             if transposed
         ):
             raise ValueError(
-                f"output_padding: expected less than the stride {self.stride} or the dilation {self.dilation} "
-                f"in every dimension, got {self.output_padding}"
+                f"output_padding: expected less than the stride {self.stride} or the dilation "
+                f"{self.dilation} in every dimension, got {self.output_padding}"
             )
         before, after = self._padding(padding)
         #: padding to apply to the input beforehand, in the order of ``F.pad``, or None
@@ -110,7 +113,7 @@ class Problem:
         #: what every operator call of this problem ends with, before ``allow_tf32``
         self.args = (self.stride, self.padding, self.dilation, groups, self.orbits, transposed)
         #: the backends chosen so far, by what they depend on (see ``backends.choose``)
-        self.choices: dict[tuple, object] = {}
+        self.choices: dict[tuple[Any, ...], Any] = {}
 
     def _padding(self, padding: Size | str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Padding before and after, per dimension."""
@@ -142,7 +145,7 @@ class Problem:
 
     @property
     def fan_in(self) -> int:
-        """Fan-in of the dense layer's weight by torch's rule, from which the initial weights take their bound."""
+        """Fan-in of the dense layer's weight by torch's rule; it bounds the initial weights."""
         size = (self.out_channels if self.transposed else self.in_channels) // self.groups
         for k in self.kernel_size:
             size *= k
@@ -164,12 +167,33 @@ class Problem:
             (n - 1) * s - 2 * p + d * (k - 1) + 1 + e for (n, k, s, p, d), e in zip(each, extra, strict=True)
         ]
 
+    def output_padding_for(self, input_size: Sequence[int], output_size: Sequence[int]) -> list[int]:
+        """The output padding that takes an input to an output of the sizes given; both batched or not.
+
+        ``output_size`` may leave out batch and channels. Raises ``ValueError`` for a size that cannot be.
+        """
+        if len(output_size) not in (self.rank, len(input_size)):
+            raise ValueError(
+                f"output_size: expected {self.rank} or {len(input_size)} numbers for an input of "
+                f"{len(input_size)} dimensions, got {tuple(output_size)}"
+            )
+        least = self.output_size(input_size[-self.rank :], (0,) * self.rank)
+        extra = [size - n for size, n in zip(output_size[-self.rank :], least, strict=True)]
+        if any(not 0 <= e < s for e, s in zip(extra, self.stride, strict=True)):
+            most = tuple(n + s - 1 for n, s in zip(least, self.stride, strict=True))
+            raise ValueError(
+                f"output_size: expected {tuple(least)} to {most} for an input of {tuple(input_size)}, got "
+                f"{tuple(output_size)}"
+            )
+        return extra
+
 
 def per_dimension(name: str, value: Size, rank: int, least: int) -> tuple[int, ...]:
     """``value`` as one number per spatial dimension, each at least ``least``."""
-    values = tuple(value) if isinstance(value, Iterable) else (value,) * rank
-    if any(isinstance(v, (bool, float, str)) for v in values):
-        raise TypeError(f"{name}: expected whole numbers, got {value!r}")
+    try:
+        values = tuple(map(index, value)) if isinstance(value, Iterable) else (index(value),) * rank
+    except TypeError:
+        raise TypeError(f"{name}: expected a whole number or {rank} of them, got {value!r}") from None
     if len(values) != rank:
         raise ValueError(f"{name}: expected one number or {rank}, got {value!r}")
     if any(v < least for v in values):

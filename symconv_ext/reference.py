@@ -1,7 +1,7 @@
 """The torch backend: mirrored dense weights and ``F.conv*d``. The oracle of every kernel, and the fallback.
 
-``fprop`` and ``dgrad`` have the arguments of ``torch.ops.symconv_ext`` (without ``allow_tf32``: torch reads its own
-switches). They are made of differentiable torch functions, and autograd does the rest.
+``fprop`` and ``dgrad`` have the arguments of ``torch.ops.symconv_ext`` (without ``allow_tf32``: torch reads
+its own switches). They are made of differentiable torch functions, and autograd does the rest.
 """
 
 from __future__ import annotations
@@ -39,12 +39,44 @@ def mirror(weight: Tensor, groups: int, orbits: Sequence[int], transposed: bool)
 
 
 def gather_bias(bias: Tensor, groups: int, orbits: Sequence[int]) -> Tensor:
-    """One bias per reduced filter, ``(unique_out_channels,)``, gathered to one per channel, ``(out_channels,)``."""
+    """One bias per reduced filter, ``(unique_out_channels,)``, as one per channel, ``(out_channels,)``."""
     return _copies(bias.view(groups, -1), groups, orbits, flip=False).flatten()
 
 
+def project(weight: Tensor, groups: int, orbits: Sequence[int], transposed: bool) -> Tensor:
+    """The reduced weight whose mirrored filters are nearest to a dense weight: undoes :func:`mirror`.
+
+    Mirroring is orthogonal and its own inverse, so the nearest filter is the mean over the orbit, mirrored
+    back.
+    """
+    if transposed:
+        return _means(weight, groups, orbits)
+    return _means(weight.unflatten(0, (groups, -1)), groups, orbits).flatten(0, 1)
+
+
+def project_bias(bias: Tensor, groups: int, orbits: Sequence[int]) -> Tensor:
+    """The mean over each orbit of ``(out_channels,)``, ``(unique_out_channels,)``: undoes gather_bias."""
+    return _means(bias.view(groups, -1), groups, orbits, flip=False).flatten()
+
+
+def _means(channels: Tensor, groups: int, orbits: Sequence[int], flip: bool = True) -> Tensor:
+    """``(G, out_channels/groups, ...)`` to ``(G, unique_out_channels/groups, ...)``, in _copies' order."""
+    means = []
+    first, copies = 0, sum(orbits) // groups
+    for mask, count in zip(BLOCK_MASKS, orbits, strict=True):
+        count //= groups
+        total = channels.narrow(1, first, count)
+        for reflection in REFLECTIONS[mask]:
+            mirrored = channels.narrow(1, copies, count)
+            total = total + (mirrored.flip(_dims(reflection)) if flip else mirrored)
+            copies += count
+        means.append(total / (1 + len(REFLECTIONS[mask])))
+        first += count
+    return torch.cat(means, 1)
+
+
 def _copies(unique: Tensor, groups: int, orbits: Sequence[int], flip: bool = True) -> Tensor:
-    """``(G, unique_out_channels/groups, ...)`` to ``(G, out_channels/groups, ...)``: the copies after the originals."""
+    """``(G, unique_out_channels/groups, ...)`` to ``(G, out_channels/groups, ...)``: copies come last."""
     parts = [unique]
     first = 0
     for mask, count in zip(BLOCK_MASKS, orbits, strict=True):
@@ -88,7 +120,7 @@ def dgrad(
     orbits: Sequence[int],
     transposed: bool,
 ) -> Tensor:
-    """``(N, A, *output)`` and the reduced weight of ``(A, B/groups, *kernel)`` to ``input_size = (N, B, *input)``."""
+    """``(N, A, *output)`` and the reduced weight of ``(A, B/groups, *kernel)`` to ``(N, B, *input)``."""
     dense = mirror(weight, groups, orbits, transposed)
     output_padding = [
         size - ((out - 1) * s - 2 * p + d * (k - 1) + 1)

@@ -1,4 +1,4 @@
-"""The symmetry spec and the channel plan: which output channel is which mirror image of which reduced filter."""
+"""The symmetry spec and the channel plan: which output channel is which image of which reduced filter."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _PERCENTAGE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*%\s*")
 
 
 class Block(NamedTuple):
-    """The run of orbits of one mask: ``orbits`` reduced filters, each giving ``1 + len(reflections)`` channels."""
+    """The run of orbits of one mask; each orbit is a reduced filter and its ``reflections``."""
 
     mask: int
     orbits: int
@@ -66,7 +66,9 @@ class Symmetry:
         groups: int = 1,
         rank: int = 3,
     ) -> None:
-        if groups < 1 or out_channels < 1 or out_channels % groups:
+        if groups < 1:
+            raise ValueError(f"groups: expected at least 1, got {groups}")
+        if out_channels < 1 or out_channels % groups:
             raise ValueError(
                 f"out_channels: expected a positive multiple of groups={groups}, got {out_channels}"
             )
@@ -75,7 +77,7 @@ class Symmetry:
         filters = _parse(symmetry, out_channels, groups, rank)
         self.out_channels = out_channels
         self.groups = groups
-        #: number of orbits of each block over the whole layer, in block order (h, v, z, hv, hz, vz, hvz, plain)
+        #: number of orbits of each block over the whole layer, in block order
         self.orbits = tuple(
             filters.get(mask, 0) // _orbit_size(mask) if mask else out_channels - sum(filters.values())
             for mask in BLOCK_MASKS
@@ -108,11 +110,11 @@ class Symmetry:
 
     @cached_property
     def channel_map(self) -> tuple[tuple[int, int], ...]:
-        """For every output channel, its reduced filter and the reflection (bits h=1, v=2, z=4) that makes it."""
+        """For every output channel, its reduced filter and the bits of the reflection that makes it."""
         unique = self.unique_out_channels // self.groups
         one_group = [(i, 0) for i in range(unique)]
         first = 0
-        for mask, orbits, reflections in self.blocks:
+        for _, orbits, reflections in self.blocks:
             run = range(first, first + orbits // self.groups)
             one_group += [(i, reflection) for reflection in reflections for i in run]
             first = run.stop
@@ -140,7 +142,7 @@ def mask_name(mask: int) -> str:
 
 
 def parse_mask(name: str, rank: int = 3) -> int:
-    """The bits of a mask given by its letters in any order. Raises ``ValueError`` for letters ``rank`` has not."""
+    """The bits of a mask given by its letters in any order; ValueError for letters that ``rank`` has not."""
     letters = AXES[:rank]
     known = isinstance(name, str) and name and set(name) <= set(letters) and len(set(name)) == len(name)
     if not known:
@@ -199,9 +201,10 @@ def _parse(
         else:
             filters[mask] = _whole_number(name, count, mask, unit, groups)
             exact[mask] = Fraction(filters[mask])
-    if sum(exact.values()) > out_channels:
+    total = sum(exact.values(), Fraction())
+    if total > out_channels:
         raise ValueError(
-            f"symmetry: {dict(symmetry)!r} asks for {_number(sum(exact.values()))} filters, more than "
+            f"symmetry: {dict(symmetry)!r} asks for {_number(total)} filters, more than "
             f"out_channels={out_channels}; lower a count"
         )
     # Rounding alone may ask for a few filters too many: the last named percentages give up orbits.
