@@ -44,7 +44,7 @@ def convolve_transposed(
 
 
 def _convolve(problem: Problem, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if torch.is_autocast_enabled("cpu" if input.is_cpu else input.device.type):
+    if _autocast_is_on(input):
         input, weight, bias = _autocast(input, weight, bias)
     if problem.pad is not None:
         input = problem.pad_input(input)
@@ -60,12 +60,20 @@ def _convolve_transposed(
     bias: Tensor | None,
     output_padding: Sequence[int] | None,
 ) -> Tensor:
-    if torch.is_autocast_enabled("cpu" if input.is_cpu else input.device.type):
+    if _autocast_is_on(input):
         input, weight, bias = _autocast(input, weight, bias)
     size = (input.size(0), problem.out_channels, *problem.output_size(input.shape[2:], output_padding))
     if backends.choose(problem, input).native:
         return autograd.dgrad(input, weight, bias, size, *problem.args, backends.allow_tf32(input))
     return reference.dgrad(input, weight, bias, size, *problem.args)
+
+
+def _autocast_is_on(input: Tensor) -> bool:
+    """Whether autocast is on for the input's device; there are devices without it, such as meta."""
+    if input.is_cpu:
+        return torch.is_autocast_enabled("cpu")
+    device = input.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def _autocast(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from . import ops
 from .symmetry import BLOCK_MASKS, REFLECTIONS
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -30,12 +31,15 @@ def mirror(weight: Tensor, groups: int, orbits: Sequence[int], transposed: bool)
 
     Returns:
         ``(out_channels, in_channels/groups, *kernel_size)`` or
-        ``(in_channels, out_channels/groups, *kernel_size)``, same dtype and device.
+        ``(in_channels, out_channels/groups, *kernel_size)``, same dtype and device, channels_last if the
+        reduced weight is.
     """
     if transposed:
-        return _copies(weight, groups, orbits)
-    by_group = weight.unflatten(0, (groups, -1)) if groups != 1 else weight.unsqueeze(0)
-    return _copies(by_group, groups, orbits).flatten(0, 1)
+        dense = _copies(weight, groups, orbits)
+    else:
+        by_group = weight.unflatten(0, (groups, -1)) if groups != 1 else weight.unsqueeze(0)
+        dense = _copies(by_group, groups, orbits).flatten(0, 1)
+    return dense.contiguous(memory_format=ops.output_format(weight, weight))
 
 
 def gather_bias(bias: Tensor, groups: int, orbits: Sequence[int]) -> Tensor:
