@@ -40,25 +40,28 @@ import toolchain  # noqa: E402
 from toolchain import BuildError, Toolkit, Torch  # noqa: E402
 
 # csrc/cpu/isa/NAME.cpp holds micro-kernels for one instruction set: the machines that it is for, and its
-# flags. (Which of them runs is decided at run time.) GCC's own avx512 headers set off the warning.
+# flags, the lowest set first. (Which of them runs is decided at run time.) The warning that is left out comes
+# from GCC's own avx512 headers.
 _AVX512 = "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c -Wno-maybe-uninitialized"
 ISA_FLAGS = {
+    "portable": ("", ""),
     "avx2": ("x86_64", "-mavx2 -mfma -mf16c"),
     "avx512": ("x86_64", _AVX512),
     "neon": ("aarch64", ""),
-    "portable": ("", ""),
 }
 
 
-def isa_flags(source: Path, machine: str) -> list[str] | None:
-    """Extra flags of a source of csrc/cpu; None for one that is not for this machine (platform.machine())."""
-    if source.parent.name != "isa":
-        return []
-    if source.stem not in ISA_FLAGS:
-        raise BuildError(f"csrc/cpu/isa: expected {', '.join(ISA_FLAGS)}, got {source.name}; see ISA_FLAGS")
-    target, flags = ISA_FLAGS[source.stem]
+def isa_sources(folder: Path, machine: str) -> list[tuple[Path, list[str]]]:
+    """The sources in csrc/cpu/isa that are for this machine (platform.machine()), with their flags."""
+    unknown = {source.stem for source in folder.glob("*.cpp")} - set(ISA_FLAGS)
+    if unknown:
+        raise BuildError(f"csrc/cpu/isa: expected {', '.join(ISA_FLAGS)}, got {', '.join(sorted(unknown))}")
     machine = {"AMD64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
-    return shlex.split(flags) if target in ("", machine) else None
+    return [
+        (folder / f"{name}.cpp", shlex.split(flags))
+        for name, (target, flags) in ISA_FLAGS.items()
+        if target in ("", machine)
+    ]
 
 
 class Build(NamedTuple):
@@ -75,10 +78,10 @@ class Build(NamedTuple):
         extra = [*shlex.split(os.environ.get("CXXFLAGS", "")), "-c"]
         hidden = ["-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden"]
         base = [*self.compiler, "-O3", "-DNDEBUG", *hidden, "-Wall", "-Wextra"]
-        for source in sorted((csrc / "cpu").rglob("*.cpp")):
-            flags = isa_flags(source, platform.machine())
-            if flags is not None:  # a * b + c may become one fused operation, whichever the compiler
-                yield source, [*base, "-std=c++17", "-ffp-contract=fast", *flags, *extra]
+        # a * b + c may become one fused operation, whichever the compiler.
+        kernels = [*base, "-std=c++17", "-ffp-contract=fast"]
+        for source in sorted((csrc / "cpu").glob("*.cpp")):
+            yield source, [*kernels, *extra]
 
         binding = [*base, "-std=c++20", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
         binding += ["-DPy_LIMITED_API=0x030a0000", "-isystem", sysconfig.get_path("include")]
@@ -98,6 +101,11 @@ class Build(NamedTuple):
             for source in sorted((csrc / "cuda").rglob("*.cu")):
                 yield source, [*nvcc, "-c"]
 
+        # Last, and from the lowest instruction set to the highest: of an inline function that several objects
+        # hold, the linker keeps the first, which every machine that calls it can run.
+        for source, flags in isa_sources(csrc / "cpu/isa", platform.machine()):
+            yield source, [*kernels, *flags, *extra]
+
     def link_command(self) -> tuple[list[str], list[str]]:
         """What stands before and after the object files.
 
@@ -108,8 +116,7 @@ class Build(NamedTuple):
         after = [*shlex.split(os.environ.get("LDFLAGS", "")), f"-L{self.torch.root / 'lib'}", "-ltorch_cpu"]
         if self.toolkit is not None:
             after += [f"-L{self.toolkit.library}", "-lcudart_static", "-ldl", "-lrt", "-lpthread"]
-        # The symbols of static libraries stay inside.
-        return before, after if mac else [*after, "-Wl,--exclude-libs,ALL"]
+        return before, after if mac else [*after, f"-Wl,--version-script={ROOT / 'csrc/torch/exports.map'}"]
 
     def ninja_file(self, folder: Path, output: Path) -> str:
         """The text of build.ninja: every source to an object in ``folder``, and those to ``output``."""
@@ -243,12 +250,19 @@ class BuildPython(build_py):  # type: ignore[misc]
         super().run()
 
 
+def build_requirements(arguments: list[str]) -> list[str]:
+    """What an isolated build fetches besides pyproject.toml's requirements; it asks by way of egg_info.
+
+    Only where there is no torch to build against: the one that is installed is not to be fetched again.
+    """
+    wanted = COMPILER and "egg_info" in arguments and toolchain.find_torch() is None
+    return [toolchain.PINNED_TORCH] if wanted else []
+
+
 if __name__ == "__main__":
-    # An isolated build asks for its requirements by way of egg_info.
-    fetch_torch = bool(COMPILER) and "egg_info" in sys.argv and toolchain.find_torch() is None
     setup(
         ext_modules=[Extension("symconv_ext._C", sources=[], py_limited_api=True)] if COMPILER else [],
         cmdclass={"build_ext": BuildExtension, "build_py": BuildPython},
         options={"bdist_wheel": {"py_limited_api": "cp310"}} if COMPILER else {},
-        setup_requires=[toolchain.PINNED_TORCH] if fetch_torch else [],
+        setup_requires=build_requirements(sys.argv[1:]),
     )

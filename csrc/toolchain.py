@@ -27,6 +27,7 @@ PINNED_TORCH = "torch==2.13.0"  # what an isolated build fetches where no torch 
 # GPU architectures of a build for other machines; the last one also as PTX, for the GPUs to come.
 ARCHITECTURES = ("8.0", "8.6", "8.9", "9.0", "10.0", "12.0+PTX")
 OLDEST_ARCHITECTURE = (8, 0)
+USUAL_TOOLKIT = Path("/usr/local/cuda")
 
 
 class BuildError(BaseError):  # type: ignore[misc]
@@ -106,7 +107,7 @@ def find_toolkit() -> tuple[Toolkit | None, str]:
     homes = [Path(os.environ[name]) for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
     on_path = [Path(found) for found in [shutil.which("nvcc")] if found]
     compilers = [home / "bin/nvcc" for home in homes] + on_path
-    compilers += [home / "bin/nvcc" for home in [*packages, Path("/usr/local/cuda")]]
+    compilers += [home / "bin/nvcc" for home in [*packages, USUAL_TOOLKIT]]
     missing = "nvcc is neither in CUDA_HOME nor on the PATH"
     for nvcc in compilers:
         if not os.access(nvcc, os.X_OK):
