@@ -7,8 +7,8 @@
 // isa/portable.cpp is the plain twin: the same contract in ordinary loops of the compiler's choosing.
 //
 // Buffers are 64-byte aligned, but no kernel relies on the alignment of any pointer. Kernels keep no state,
-// allocate nothing and throw nothing. Where a kernel may read past the last element that it needs, the
-// contract says how far.
+// allocate nothing and throw nothing. They read and write exactly the elements that the contract names; where
+// they may go further, it says how far.
 #pragma once
 
 #include <cstdint>
@@ -54,7 +54,7 @@ struct FoldArguments {
   int set_count;
   int copies;  // 1, or the size of the orbits of tied columns
   int64_t columns;
-  const T* staged;  // readable for one vector past the last tap of the last move
+  const T* staged;  // readable for a whole vector at every tap of every move
   int64_t plane;    // elements from plane to plane
   const Move* moves;
   int move_count;
@@ -102,8 +102,8 @@ struct Kernels {
   void (*fold)(const FoldArguments<T>&);
 
   // Staging: `columns` planes from elements source[column * column_stride + i * point_stride], i < n, widened
-  // to T, to target[column * plane + i]. May write up to one vector past the n-th element of each plane's
-  // run.
+  // to T, to target[column * plane + i]. Where columns are consecutive in the source and points are not, up
+  // to a vector past the n-th element of each plane's run may be overwritten.
   void (*stage)(DType dtype, const void* source, int64_t column_stride, int64_t point_stride, int64_t columns,
                 int64_t n, T* target, int64_t plane);
 

@@ -1,10 +1,11 @@
-// Vectors of one instruction set: loads, stores, conversions, transposes. Only for the files in this folder.
+// Vectors of one instruction set: loads, stores, transposes. Only for the files in this folder.
 //
 // The includer defines SYMCONV_VECTOR_BYTES. Everything stands in an unnamed namespace: two instruction sets'
 // versions of one template must never be merged by the linker.
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 #include <utility>
 
 #if defined(__AVX512F__) || defined(__F16C__)
@@ -12,8 +13,6 @@
 #elif defined(__aarch64__)
 #include <arm_neon.h>
 #endif
-
-#include "../scalar.h"
 
 #define SYMCONV_INLINE inline __attribute__((always_inline))
 
@@ -42,7 +41,32 @@ SYMCONV_INLINE void store(T* p, Vector<T> v) {
   __builtin_memcpy(p, &v, sizeof(v));
 }
 
-// The first `count` lanes.
+// Lanes of a and b, which count from 0 and from kLanes.
+template <typename T, int... Lane>
+SYMCONV_INLINE Vector<T> shuffle(Vector<T> a, Vector<T> b) {
+#if defined(__clang__) || __GNUC__ >= 12
+  return __builtin_shufflevector(a, b, Lane...);
+#else
+  using Index = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+  typedef Index Indices __attribute__((vector_size(SYMCONV_VECTOR_BYTES)));
+  return __builtin_shuffle(a, b, Indices{Lane...});
+#endif
+}
+
+// The first `count` lanes, piece by piece: half of a vector, a quarter, and so on.
+template <typename T, int Half, int... Lane>
+SYMCONV_INLINE void store_pieces(T* p, Vector<T> v, int count, std::integer_sequence<int, Lane...> lanes) {
+  if (count & Half) {
+    __builtin_memcpy(p, &v, Half * sizeof(T));
+    p += Half;
+    if constexpr (Half > 1) {
+      v = shuffle<T, (Lane + Half < kLanes<T> ? Lane + Half : 0)...>(v, v);
+    }
+  }
+  if constexpr (Half > 1) store_pieces<T, Half / 2>(p, v, count, lanes);
+}
+
+// The first `count` lanes; count < kLanes.
 template <typename T>
 SYMCONV_INLINE void store_partial(T* p, Vector<T> v, int count) {
 #if defined(__AVX512F__)
@@ -52,12 +76,11 @@ SYMCONV_INLINE void store_partial(T* p, Vector<T> v, int count) {
     _mm512_mask_storeu_pd(p, static_cast<__mmask8>((1u << count) - 1), v);
   }
 #else
-  T lanes[kLanes<T>];
-  store<T>(lanes, v);
-  for (int i = 0; i < count; ++i) p[i] = lanes[i];
+  store_pieces<T, kLanes<T> / 2>(p, v, count, std::make_integer_sequence<int, kLanes<T>>{});
 #endif
 }
 
+// The first `count` lanes, zeros in the others; count < kLanes.
 template <typename T>
 SYMCONV_INLINE Vector<T> load_partial(const T* p, int count) {
 #if defined(__AVX512F__)
@@ -66,92 +89,19 @@ SYMCONV_INLINE Vector<T> load_partial(const T* p, int count) {
   } else {
     return _mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << count) - 1), p);
   }
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4) {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_maskload_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(count), lane));
+  } else {
+    const __m256i lane = _mm256_setr_epi64x(0, 1, 2, 3);
+    return _mm256_maskload_pd(p, _mm256_cmpgt_epi64(_mm256_set1_epi64x(count), lane));
+  }
 #else
   T lanes[kLanes<T>] = {};
   for (int i = 0; i < count; ++i) lanes[i] = p[i];
   return load<T>(lanes);
 #endif
-}
-
-// One element of a tensor, widened to the type that is computed in, and back.
-template <typename T, typename Stored>
-SYMCONV_INLINE T widen(Stored value) {
-  return static_cast<T>(value);
-}
-template <typename T, typename Stored>
-SYMCONV_INLINE Stored narrow(T value) {
-  return Stored(value);
-}
-
-// A vector of elements of a tensor: same type as computed in, or a half type widened to float32.
-template <typename T, typename Stored>
-SYMCONV_INLINE Vector<T> load_as(const Stored* p) {
-  if constexpr (sizeof(Stored) == sizeof(T)) {
-    return load<T>(p);
-  } else {
-#if defined(__AVX512F__)
-    __m256i raw;
-    __builtin_memcpy(&raw, p, sizeof(raw));
-    if constexpr (std::is_same_v<Stored, Float16>) {
-      return _mm512_cvtph_ps(raw);
-    } else {
-      return (Vector<T>)_mm512_slli_epi32(_mm512_cvtepu16_epi32(raw), 16);
-    }
-#elif defined(__F16C__)
-    __m128i raw;
-    __builtin_memcpy(&raw, p, sizeof(raw));
-    if constexpr (std::is_same_v<Stored, Float16>) {
-      return _mm256_cvtph_ps(raw);
-    } else {
-      return (Vector<T>)_mm256_slli_epi32(_mm256_cvtepu16_epi32(raw), 16);
-    }
-#elif defined(__aarch64__)
-    uint16x4_t raw = vld1_u16(reinterpret_cast<const uint16_t*>(p));
-    if constexpr (std::is_same_v<Stored, Float16>) {
-      return (Vector<T>)vcvt_f32_f16(vreinterpret_f16_u16(raw));
-    } else {
-      return (Vector<T>)vreinterpretq_f32_u32(vshll_n_u16(raw, 16));
-    }
-#else
-    T lanes[kLanes<T>];
-    for (int i = 0; i < kLanes<T>; ++i) lanes[i] = widen<T>(p[i]);
-    return load<T>(lanes);
-#endif
-  }
-}
-
-template <typename T, typename Stored>
-SYMCONV_INLINE Vector<T> load_as_partial(const Stored* p, int count) {
-  if constexpr (sizeof(Stored) == sizeof(T)) {
-    return load_partial<T>(p, count);
-  } else {
-    T lanes[kLanes<T>] = {};
-    for (int i = 0; i < count; ++i) lanes[i] = widen<T>(p[i]);
-    return load<T>(lanes);
-  }
-}
-
-// The first `count` lanes, narrowed; NaN stays NaN, ties go to even.
-template <typename T, typename Stored>
-SYMCONV_INLINE void store_as(Stored* p, Vector<T> v, int count) {
-  if constexpr (sizeof(Stored) == sizeof(T)) {
-    if (count == kLanes<T>) {
-      store<T>(p, v);
-    } else {
-      store_partial<T>(p, v, count);
-    }
-  } else {
-    T lanes[kLanes<T>];
-    store<T>(lanes, v);
-#if defined(__AVX512F__)
-    if constexpr (std::is_same_v<Stored, Float16>) {
-      _mm256_mask_storeu_epi16(p, static_cast<__mmask16>((1u << count) - 1),
-                               _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-      return;
-    }
-#endif
-    for (int i = 0; i < count; ++i) p[i] = narrow<T, Stored>(lanes[i]);
-  }
 }
 
 // One step of a transpose in place: swaps the off-diagonal blocks of size Step of every 2 Step x 2 Step
@@ -163,8 +113,8 @@ SYMCONV_INLINE void transpose_step(Vector<T>* rows, std::integer_sequence<int, L
   for (int i = 0; i < n; ++i) {
     if (i & Step) continue;
     const Vector<T> a = rows[i], b = rows[i + Step];
-    rows[i] = __builtin_shufflevector(a, b, (Lane & Step ? n + Lane - Step : Lane)...);
-    rows[i + Step] = __builtin_shufflevector(a, b, (Lane & Step ? n + Lane : Lane + Step)...);
+    rows[i] = shuffle<T, (Lane & Step ? n + Lane - Step : Lane)...>(a, b);
+    rows[i + Step] = shuffle<T, (Lane & Step ? n + Lane : Lane + Step)...>(a, b);
   }
 }
 

@@ -1,0 +1,67 @@
+// The GEMM of kernels.h: one micro-tile for every number of rows and vectors.
+#pragma once
+
+#include "../kernels.h"
+#include "simd.h"
+
+namespace symconv::cpu {
+namespace {
+
+// Packed: a_row = 1 and a_col = M are known when this is compiled.
+template <typename T, int M, int V, bool Packed>
+void gemm_tile(const T* a, int64_t a_row, int64_t a_col, const Segment<T>* segments, int count, int64_t b_row,
+               T* c, int64_t c_row, bool accumulate) {
+  constexpr int L = kLanes<T>;
+  Vector<T> sum[M][V];
+#pragma GCC unroll 32
+  for (int i = 0; i < M; ++i) {
+#pragma GCC unroll 3
+    for (int j = 0; j < V; ++j) sum[i][j] = Vector<T>{};
+  }
+  for (int s = 0; s < count; ++s) {
+    const T* b = segments[s].b;
+    for (int64_t k = segments[s].k; k > 0; --k) {
+      Vector<T> bk[V];
+#pragma GCC unroll 3
+      for (int j = 0; j < V; ++j) bk[j] = load<T>(b + j * L);
+#pragma GCC unroll 32
+      for (int i = 0; i < M; ++i) {
+        const T ai = Packed ? a[i] : a[i * a_row];
+#pragma GCC unroll 3
+        for (int j = 0; j < V; ++j) sum[i][j] += ai * bk[j];
+      }
+      b += b_row;
+      a += Packed ? M : a_col;
+    }
+  }
+#pragma GCC unroll 32
+  for (int i = 0; i < M; ++i) {
+#pragma GCC unroll 3
+    for (int j = 0; j < V; ++j) {
+      T* p = c + i * c_row + j * L;
+      store<T>(p, accumulate ? load<T>(p) + sum[i][j] : sum[i][j]);
+    }
+  }
+}
+
+template <typename T>
+using GemmTile = void (*)(const T*, int64_t, int64_t, const Segment<T>*, int, int64_t, T*, int64_t, bool);
+
+template <typename T, int Rows, int Vectors>
+struct Gemm {
+  template <bool Packed, int... I>
+  static GemmTile<T> find(int m, int v, std::integer_sequence<int, I...>) {
+    static constexpr GemmTile<T> table[] = {gemm_tile<T, I / Vectors + 1, I % Vectors + 1, Packed>...};
+    return table[(m - 1) * Vectors + v - 1];
+  }
+  static void run(int m, int v, const T* a, int64_t a_row, int64_t a_col, const Segment<T>* segments,
+                  int count, int64_t b_row, T* c, int64_t c_row, bool accumulate) {
+    using All = std::make_integer_sequence<int, Rows * Vectors>;
+    const bool packed = a_row == 1 && a_col == m;
+    const GemmTile<T> tile = packed ? find<true>(m, v, All{}) : find<false>(m, v, All{});
+    tile(a, a_row, a_col, segments, count, b_row, c, c_row, accumulate);
+  }
+};
+
+}  // namespace
+}  // namespace symconv::cpu

@@ -1,0 +1,184 @@
+// stage, epilogue and slots, which read or write tensors, against loops written from the contract in
+// kernels.h.
+#include <algorithm>
+
+#include "checks.h"
+#include "guarded.h"
+
+namespace symconv::test {
+namespace {
+
+int sign(int q, int e) { return __builtin_popcount(q & e) % 2 ? -1 : 1; }
+
+// Strides of channels and points in a tensor.
+struct Strides {
+  int64_t channel, point;
+};
+
+// Planar, channels last, with steps between elements, or broadcast (for what is only read).
+Strides random_strides(Random& random, int64_t channels, int64_t points, bool broadcast) {
+  const int64_t gap = random.chance(0.5) ? 0 : random.between(1, 9);
+  switch (random.between(0, broadcast ? 4 : 3)) {
+    case 0:
+      return {points + gap, 1};
+    case 1:
+      return {1, channels + gap};
+    case 2:
+      return {2 * points + gap, 2};
+    case 3:
+      return {3, 3 * channels + gap};
+    default:
+      return {random.between(0, 1), random.between(0, 1)};
+  }
+}
+
+int64_t extent(const Strides& strides, int64_t channels, int64_t points) {
+  if (channels == 0 || points == 0) return 0;
+  return (channels - 1) * strides.channel + (points - 1) * strides.point + 1;
+}
+
+template <typename T>
+void fill(const Guarded<T>& buffer, Random& random) {
+  for (int64_t i = 0; i < buffer.size(); ++i) buffer[i] = random.number<T>();
+  buffer.freeze();
+}
+
+}  // namespace
+
+template <typename T, typename Stored>
+void check_stage(const Kernels<T>& kernels, Random& random, Report& report) {
+  const int64_t columns = random.between(0, 40), n = random.between(0, 3 * kernels.lanes + 5);
+  const Strides strides = random_strides(random, columns, n, true);
+  const bool exact = strides.channel != 1 || strides.point == 1;
+  const int64_t plane = std::max<int64_t>(1, n + (exact ? 0 : kernels.lanes) + random.between(0, 9));
+
+  for (const Side side : {Side::kBegin, Side::kEnd}) {
+    report.begin("stage %ld columns %ld apart, %ld points %ld apart, plane %ld", static_cast<long>(columns),
+                 static_cast<long>(strides.channel), static_cast<long>(n), static_cast<long>(strides.point),
+                 static_cast<long>(plane));
+    const Guarded<Stored> source(extent(strides, columns, n), side);
+    fill(source, random);
+    Expected<T> expected(columns > 0 ? (columns - 1) * plane + n + (exact ? 0 : kernels.lanes) : 0);
+    const Guarded<T> target(expected.size(), side);
+    expected.prepare(target);
+    for (int64_t j = 0; j < columns; ++j) {
+      for (int64_t i = 0; i < n; ++i) {
+        expected.require(j * plane + i, static_cast<T>(source[j * strides.channel + i * strides.point]));
+      }
+      for (int64_t i = n; i < n + kernels.lanes && !exact; ++i) expected.allow_rubbish(j * plane + i);
+    }
+    kernels.stage(kDType<Stored>, source.data(), strides.channel, strides.point, columns, n, target.data(),
+                  plane);
+    const int64_t at = expected.difference(target);
+    report.check(at < 0, "plane %ld, element %ld differs", static_cast<long>(at / plane),
+                 static_cast<long>(at % plane));
+  }
+}
+
+template <typename T, typename Stored>
+void check_epilogue(const Kernels<T>& kernels, Random& random, Report& report) {
+  const int slots = static_cast<int>(random.one_of({1, 2, 4, 8}));
+  const int64_t orbits = random.between(0, 40), points = random.between(0, kernels.panel());
+  const Strides strides = random_strides(random, orbits, points, false);
+  const int64_t row = points + random.between(0, 9), slot = orbits * row + random.between(0, 9);
+  bool biased[kMaxTerms];
+  for (bool& b : biased) b = random.chance(0.5);
+
+  for (const Side side : {Side::kBegin, Side::kEnd}) {
+    report.begin("epilogue %d slots, %ld orbits %ld apart, %ld points %ld apart, row %ld, slot %ld", slots,
+                 static_cast<long>(orbits), static_cast<long>(strides.channel), static_cast<long>(points),
+                 static_cast<long>(strides.point), static_cast<long>(row), static_cast<long>(slot));
+    const int64_t used = orbits > 0 && points > 0 ? (slots - 1) * slot + (orbits - 1) * row + points : 0;
+    const Guarded<T> accumulators(used, side);
+    fill(accumulators, random);
+    EpilogueArguments<T> a{};
+    a.slots = slots;
+    a.orbits = orbits;
+    a.accumulators = accumulators.data();
+    a.row = row;
+    a.slot = slot;
+    a.points = points;
+    a.orbit_stride = strides.channel;
+    a.point_stride = strides.point;
+    std::vector<Guarded<T>> biases;
+    std::vector<Guarded<Stored>> outputs;
+    std::vector<Expected<Stored>> expected;
+    for (int e = 0; e < slots; ++e) {
+      biases.emplace_back(orbits, side);
+      fill(biases.back(), random);
+      a.bias[e] = biased[e] ? biases.back().data() : nullptr;
+      expected.emplace_back(extent(strides, orbits, points));
+      outputs.emplace_back(expected.back().size(), side);
+      expected.back().prepare(outputs.back());
+      a.output[e] = outputs.back().data();
+      for (int64_t o = 0; o < orbits; ++o) {
+        for (int64_t i = 0; i < points; ++i) {
+          T sum = biased[e] ? biases.back()[o] : T(0);
+          for (int q = 0; q < slots; ++q) {
+            sum += static_cast<T>(sign(q, e)) * accumulators[q * slot + o * row + i];
+          }
+          expected.back().require(o * strides.channel + i * strides.point, Stored(sum));
+        }
+      }
+    }
+    kernels.epilogue(kDType<Stored>, a);
+    for (int e = 0; e < slots; ++e) {
+      const int64_t at = expected[e].difference(outputs[e]);
+      report.check(at < 0, "output %d differs at %ld", e, static_cast<long>(at));
+    }
+  }
+}
+
+template <typename T, typename Stored>
+void check_slots(const Kernels<T>& kernels, Random& random, Report& report) {
+  const int slots = static_cast<int>(random.one_of({1, 2, 4, 8}));
+  const int64_t orbits = random.between(0, 40), points = random.between(0, 3 * kernels.lanes + 5);
+  const Strides strides = random_strides(random, orbits, points, true);
+  const int64_t slot = orbits + random.between(0, 9);
+  const int64_t point_row = std::max<int64_t>(1, slots * slot + random.between(0, 9));
+
+  for (const Side side : {Side::kBegin, Side::kEnd}) {
+    report.begin("slots %d, %ld orbits %ld apart, %ld points %ld apart, point_row %ld, slot %ld", slots,
+                 static_cast<long>(orbits), static_cast<long>(strides.channel), static_cast<long>(points),
+                 static_cast<long>(strides.point), static_cast<long>(point_row), static_cast<long>(slot));
+    std::vector<Guarded<Stored>> sources;
+    const void* pointers[kMaxTerms] = {};
+    for (int e = 0; e < slots; ++e) {
+      sources.emplace_back(extent(strides, orbits, points), side);
+      fill(sources.back(), random);
+      pointers[e] = sources.back().data();
+    }
+    Expected<T> expected(orbits > 0 && points > 0 ? (points - 1) * point_row + (slots - 1) * slot + orbits
+                                                  : 0);
+    const Guarded<T> target(expected.size(), side);
+    expected.prepare(target);
+    for (int64_t i = 0; i < points; ++i) {
+      for (int q = 0; q < slots; ++q) {
+        for (int64_t o = 0; o < orbits; ++o) {
+          T sum = 0;
+          for (int e = 0; e < slots; ++e) {
+            sum += static_cast<T>(sign(q, e)) *
+                   static_cast<T>(sources[e][o * strides.channel + i * strides.point]);
+          }
+          expected.require(i * point_row + q * slot + o, sum);
+        }
+      }
+    }
+    kernels.slots(kDType<Stored>, slots, pointers, strides.channel, strides.point, orbits, points,
+                  target.data(), point_row, slot);
+    const int64_t at = expected.difference(target);
+    report.check(at < 0, "point %ld, element %ld differs", static_cast<long>(at / point_row),
+                 static_cast<long>(at % point_row));
+  }
+}
+
+#define SYMCONV_INSTANTIATE(T, Stored)                                          \
+  template void check_stage<T, Stored>(const Kernels<T>&, Random&, Report&);    \
+  template void check_epilogue<T, Stored>(const Kernels<T>&, Random&, Report&); \
+  template void check_slots<T, Stored>(const Kernels<T>&, Random&, Report&);
+SYMCONV_INSTANTIATE(float, float)
+SYMCONV_INSTANTIATE(float, Float16)
+SYMCONV_INSTANTIATE(float, BFloat16)
+SYMCONV_INSTANTIATE(double, double)
+
+}  // namespace symconv::test
