@@ -29,9 +29,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import setuptools
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
+
+if int(setuptools.__version__.split(".")[0]) < 77:
+    sys.exit(
+        f"symconv_ext: setuptools 77 or newer is needed to build, and this is {setuptools.__version__}; "
+        "pip install --upgrade setuptools, or build without --no-build-isolation"
+    )
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "csrc"))
