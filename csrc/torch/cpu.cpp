@@ -1,27 +1,10 @@
 // The CPU entry points: the operators over csrc/cpu, on torch's threads.
-#include <atomic>
-#include <exception>
-
 #include "../cpu/operators.h"
 #include "operators.h"
+#include "threads.h"
 
 namespace symconv::binding {
 namespace {
-
-// Runs `body` on torch's threads. An exception in a piece must not leave a worker thread: the first one is
-// kept and thrown again from the calling thread.
-void run_in_parallel(int64_t n, const std::function<void(int64_t, int64_t)>& body) {
-  std::exception_ptr first;
-  std::atomic_flag taken = ATOMIC_FLAG_INIT;
-  torch::stable::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) {
-    try {
-      body(begin, end);
-    } catch (...) {
-      if (!taken.test_and_set()) first = std::current_exception();
-    }
-  });
-  if (first) std::rethrow_exception(first);
-}
 
 // One call's view of the CPU; torch.set_num_threads holds.
 class Cpu {
