@@ -1,7 +1,7 @@
 """The bars that the kernels are held to: what was reached, what is asked at least, and what is aimed at.
 
-A bar is a row of cases. A ratio is the time of the better of contiguous and channels_last nn.Conv*d over that of the
-symmetric layer, and is given for both formats of the latter; the lower one counts.
+A bar is a row of cases. A ratio is the time of the better of contiguous and channels_last nn.Conv*d over that
+of the symmetric layer, and is given for both formats of the latter; the lower one counts.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from baselines import Data
 from measure import can_prepack, errors, measure, native_or_torch
 from memory import extra_of_fprop
+from options import Setting
 from progress import note, progress
 from shapes import LAYERS, SHOWN, Layer
 
@@ -27,7 +28,7 @@ CHANNELS = ((64, 56), (128, 28), (256, 14), (512, 7))
 
 
 class Reached(NamedTuple):
-    """What a case measured: ``value`` is what counts, ``text`` shows it (by format), ``detail`` what it rests on."""
+    """What a case measured: ``value`` counts, ``text`` shows it by format, ``detail`` tells the rest."""
 
     value: float
     text: str
@@ -36,13 +37,13 @@ class Reached(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One number of a bar. ``measure(seconds)`` is None where this build cannot do it."""
+    """One number of a bar. ``measure()`` gives None where this build cannot do it."""
 
     bar: str
     name: str
     least: float
     aim: float
-    measure: Callable[[float], Reached | None]
+    measure: Callable[[], Reached | None]
     lower_is_better: bool = False
 
     @property
@@ -64,13 +65,6 @@ def square(channels: int, size: int, batch: int = 8) -> Layer:
     return Layer("resnet18", batch, channels, channels, (size, size))
 
 
-class Setting(NamedTuple):
-    """What all cases share."""
-
-    dtype: torch.dtype
-    device: str
-
-
 def ratio(
     setting: Setting,
     layer: Layer,
@@ -78,15 +72,15 @@ def ratio(
     pass_: str,
     backend: str | None = None,
     dtype: torch.dtype | None = None,
-) -> Callable[[float], Reached | None]:
-    """Measures the ratio of one pass, by default on the native backend (without the extension: the torch one)."""
+) -> Callable[[], Reached | None]:
+    """Measures the ratio of one pass, by default on the native backend (not built: the torch one)."""
 
-    def run(seconds: float) -> Reached | None:
+    def run() -> Reached | None:
         if pass_ == "prepacked" and not can_prepack():
             return None
         data = Data(layer, dtype or setting.dtype, setting.device)
         name = backend or native_or_torch(setting.device)
-        times = measure(layer, [symmetry], pass_, data, seconds, name)[symmetry]
+        times = measure(layer, [symmetry], pass_, data, setting.seconds, name)[symmetry]
         each = " / ".join(f"{times.ratio(format):.2f}" for format in times.ours)
         spread = max(t.spread for t in (*times.dense.values(), *times.ours.values()))
         return Reached(
@@ -152,10 +146,12 @@ def _single_layers(setting: Setting) -> Iterator[Case]:
 
 
 def _resnet(setting: Setting) -> Iterator[Case]:
-    def run(seconds: float) -> Reached | None:
+    def run() -> Reached | None:
         from models import measure_model
 
-        times = measure_model("resnet18", ["hv"], "step", setting.dtype, setting.device, 20 * seconds)["hv"]
+        times = measure_model(
+            "resnet18", ["hv"], "step", setting.dtype, setting.device, 20 * setting.seconds
+        )["hv"]
         each = " / ".join(f"{times.ratio(format):.2f}" for format in times.ours)
         return Reached(times.worse_ratio, each, f"dense {_milliseconds(times.best_dense)}")
 
@@ -173,17 +169,17 @@ def _any_shape(setting: Setting) -> Iterator[Case]:
 def _tiny(setting: Setting) -> Iterator[Case]:
     layer = Layer("tiny", 1, 1, 16, (8, 8), bias=True)
 
-    def extra(seconds: float) -> Reached | None:
+    def extra() -> Reached | None:
         """Microseconds that the symmetric layer takes beyond nn.Conv2d."""
         data = Data(layer, setting.dtype, setting.device)
-        times = measure(layer, ["hv"], "fprop", data, seconds, "auto")["hv"]
+        times = measure(layer, ["hv"], "fprop", data, setting.seconds, "auto")["hv"]
         more = {format: 1e6 * (timing.median - times.best_dense) for format, timing in times.ours.items()}
         each = " / ".join(f"{value:+.1f}" for value in more.values())
         return Reached(max(more.values()), f"{each} us", f"dense {_milliseconds(times.best_dense)}")
 
-    def times_longer(seconds: float) -> Reached | None:
+    def times_longer() -> Reached | None:
         data = Data(layer, setting.dtype, setting.device)
-        times = measure(layer, ["hv"], "step", data, seconds, "auto")["hv"]
+        times = measure(layer, ["hv"], "step", data, setting.seconds, "auto")["hv"]
         each = " / ".join(f"{1 / times.ratio(format):.2f}" for format in times.ours)
         return Reached(1 / times.worse_ratio, f"{each} times", f"dense {_milliseconds(times.best_dense)}")
 
@@ -196,8 +192,8 @@ def _tiny(setting: Setting) -> Iterator[Case]:
 def _errors(setting: Setting) -> Iterator[Case]:
     """e over what the design's section on numerics allows, as tests/tolerances.py has it."""
 
-    def run(layer: Layer, symmetry: str) -> Callable[[float], Reached | None]:
-        def of(_: float) -> Reached | None:
+    def run(layer: Layer, symmetry: str) -> Callable[[], Reached | None]:
+        def of() -> Reached | None:
             bound = _tolerances().bound
             data = Data(layer, setting.dtype, setting.device)
             found = errors(layer, symmetry, data, native_or_torch(setting.device))
@@ -220,15 +216,16 @@ def _tolerances() -> ModuleType:
     """tests/tolerances.py, the one place that says how large an error may be."""
     path = Path(__file__).parent.parent / "tests" / "tolerances.py"
     specification = importlib.util.spec_from_file_location("tolerances", path)
-    assert specification is not None and specification.loader is not None
+    assert specification is not None
+    assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     return module
 
 
 def _memory(setting: Setting) -> Iterator[Case]:
-    def run(layer: Layer, symmetry: str, threads: int) -> Callable[[float], Reached | None]:
-        def of(_: float) -> Reached | None:
+    def run(layer: Layer, symmetry: str, threads: int) -> Callable[[], Reached | None]:
+        def of() -> Reached | None:
             if setting.device != "cpu":
                 return None
             extra = extra_of_fprop(layer, symmetry, setting.dtype, threads, native_or_torch())
@@ -259,11 +256,11 @@ class Result(NamedTuple):
     reached: Reached | None
 
 
-def run_bars(selected: Sequence[Case], seconds: float) -> list[Result]:
-    """Measures the cases, each for about ``seconds``."""
+def run_bars(setting: Setting) -> list[Result]:
+    """Measures the cases that the setting wants."""
     results = []
-    for case in progress(selected, "bars"):
-        results.append(Result(case, case.measure(seconds)))
+    for case in progress([case for case in cases(setting) if setting.wants(case.full_name)], "bars"):
+        results.append(Result(case, case.measure()))
         reached = results[-1].reached
         note(f"{case.full_name}: {f'{reached.text} ({reached.detail})' if reached else 'not measured'}")
     return results
@@ -271,7 +268,7 @@ def run_bars(selected: Sequence[Case], seconds: float) -> list[Result]:
 
 def shown(results: Sequence[Result]) -> list[tuple[str, ...]]:
     """Rows of the table of bars. Of a bar with many cases: the worst one and every one that misses it."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for bar, group in itertools.groupby(results, lambda result: result.case.bar):
         members = list(group)
         if len(members) > MANY:

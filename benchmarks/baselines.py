@@ -1,7 +1,7 @@
 """The dense layers that a symmetric layer is measured against, and the passes that every contender runs.
 
-`Dense` is nn.Conv*d, contiguous or channels_last. `Mirrored` is what CNN-Symmetry does: it builds the mirrored filters
-with torch.flip and torch.cat at every call, and gives the full weight to F.conv*d.
+`Dense` is nn.Conv*d, contiguous or channels_last. `Mirrored` is what CNN-Symmetry does: it builds the
+mirrored filters with torch.flip and torch.cat at every call, and gives the full weight to F.conv*d.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from torch.nn import functional as F
 
 from symconv_ext import Symmetry
 
-# What is measured. fprop: the layer under no_grad. prepacked: the same after symconv_ext.prepack. dgrad, wgrad: the
-# operator by itself. ops: the three operators, as autograd would call them. step: the layer forward and, through
-# autograd, the gradients of input and parameters.
+# What is measured. fprop: the layer without gradients. prepacked: the same after symconv_ext.prepack.
+# dgrad, wgrad: the operator by itself. ops: all three of them, as autograd would call them. step: the layer
+# forward and, through autograd, the gradients of input and parameters.
 PASSES = ("fprop", "prepacked", "dgrad", "wgrad", "ops", "step")
 
 CONVOLUTION = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -34,7 +34,7 @@ def memory_format(name: str, rank: int) -> torch.memory_format:
 
 
 class Data:
-    """Random inputs and output gradients of a layer, in as many copies as calls rotate over, in any format."""
+    """Random inputs and output gradients of a layer in any format, in as many copies as calls rotate over."""
 
     def __init__(self, layer: Layer, dtype: torch.dtype, device: str = "cpu") -> None:
         generator = torch.Generator().manual_seed(0)
@@ -54,12 +54,13 @@ class Data:
 
 
 class Contender:
-    """A layer in one memory format that can run every pass; the argument of each pass numbers the buffers it uses."""
+    """A layer in one memory format; its passes take the number of the buffers that they use."""
 
     def __init__(self, layer: Layer, module: nn.Module, data: Data, format: str) -> None:
         self.format = memory_format(format, layer.rank)
         self.layer = layer
-        self.module = module.to(data.input.device, data.input.dtype).to(memory_format=self.format)
+        self.module = module.to(data.input.device, data.input.dtype)
+        self.module.to(memory_format=self.format)  # type: ignore[call-overload]
         self.parameters = list(self.module.parameters())
         self.inputs, self.grad_outputs = data.copies(self.format)
         self.tracked = [x.detach().requires_grad_() for x in self.inputs]

@@ -10,17 +10,16 @@ import torch
 from baselines import Contender, Data, Dense, Mirrored, random_weight_
 from shapes import FORMATS, SYMMETRIES, Layer
 from timing import Call, Timing, interleaved
-from torch import Tensor
+from torch import Tensor, nn
 
 import symconv_ext
 from symconv_ext import ops, reference
 
 SYMMETRIC = {1: symconv_ext.SymmetricConv1d, 2: symconv_ext.SymmetricConv2d, 3: symconv_ext.SymmetricConv3d}
-ERRORS_OF = ("fprop", "dgrad", "wgrad")
 
 
 class Symmetric(Contender):
-    """This library's layer, and its operators: the compiled ones, or where they are not built the torch backend's."""
+    """This library's layer, and its operators: the compiled ones or, not built, the torch backend's."""
 
     def __init__(self, layer: Layer, symmetry: str, data: Data, format: str) -> None:
         module = SYMMETRIC[layer.rank](
@@ -39,10 +38,7 @@ class Symmetric(Contender):
         self.operators = torch.ops.symconv_ext if native else reference
 
     def prepack(self) -> None:
-        self.module = copy.deepcopy(self.module).eval()
-        packed = symconv_ext.prepack(self.module)
-        if packed is not None:
-            self.module = packed
+        self.module = prepacked(self.module)
 
     def dgrad(self, i: int) -> Tensor:
         return self.operators.dgrad(
@@ -61,6 +57,13 @@ def native_or_torch(device: str = "cpu") -> str:
 def can_prepack() -> bool:
     """Whether this version of the library has ``prepack``."""
     return hasattr(symconv_ext, "prepack")
+
+
+def prepacked(model: nn.Module) -> nn.Module:
+    """A copy of the model, prepared for inference; a dense model has nothing to prepare."""
+    model = copy.deepcopy(model).eval()
+    prepack = getattr(symconv_ext, "prepack", None)
+    return model if prepack is None else prepack(model) or model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,9 +99,9 @@ def measure(
     formats: Sequence[str] = FORMATS,
     mirrored: Sequence[str] = (),
 ) -> dict[str, Times]:
-    """Times of a pass, by symmetry: dense and symmetric in every format of ``formats``, mirrored in those named.
+    """Times of a pass, by symmetry, all in turns in one run of about ``seconds``.
 
-    All take turns in one run of about ``seconds`` in all.
+    Dense and symmetric in every format of ``formats``, mirrored in those that ``mirrored`` names.
     """
     device = data.input.device.type
     calls: dict[tuple[str, str, str], Call] = {}
@@ -123,7 +126,10 @@ def measure(
 
 @dataclasses.dataclass(frozen=True)
 class Errors:
-    """Relative Frobenius errors against float64 by operator: of the dense layer and of this library (its worse format)."""
+    """Relative Frobenius errors against float64, by operator, of the dense layer and of this library.
+
+    Of this library, in the format in which it is larger.
+    """
 
     dense: dict[str, float]
     ours: dict[str, float]
@@ -144,19 +150,20 @@ def errors(layer: Layer, symmetry: str, data: Data, backend: str, formats: Seque
             exact.parameters, dense.parameters, *(o.parameters for o in ours), strict=True
         ):
             parameter.copy_(others[0])  # rounded to the dtype
-        oracle = {name: exact.call(name)(0) for name in ("fprop", "dgrad")}
-        oracle["wgrad"] = exact.dense_wgrad(0)
-        result = Errors(dense={}, ours={})
-        for name in ERRORS_OF:
-            # A dense layer's weight gradient is the dense one; it has its own oracle.
-            value = dense.dense_wgrad(0) if name == "wgrad" else dense.call(name)(0)
-            result.dense[name] = relative_error(value, oracle[name])
-            expected = exact.mirrored.reduced(oracle[name]) if name == "wgrad" else oracle[name]
-            result.ours[name] = max(relative_error(contender.call(name)(0), expected) for contender in ours)
-    return result
+        oracle = {"fprop": exact.fprop(0), "dgrad": exact.dgrad(0), "wgrad": exact.dense_wgrad(0)}
+        # A dense layer's weight gradient is the dense one; it has its own oracle.
+        in_dtype = {"fprop": dense.fprop(0), "dgrad": dense.dgrad(0), "wgrad": dense.dense_wgrad(0)}
+        expected = {**oracle, "wgrad": exact.mirrored.reduced(oracle["wgrad"])}
+        return Errors(
+            dense={name: relative_error(in_dtype[name], oracle[name]) for name in oracle},
+            ours={
+                name: max(relative_error(getattr(c, name)(0), expected[name]) for c in ours)
+                for name in oracle
+            },
+        )
 
 
-def relative_error(value: object, oracle: object) -> float:
+def relative_error(value: Tensor, oracle: Tensor) -> float:
     """Frobenius norm of the difference over that of the oracle."""
-    assert isinstance(value, Tensor) and isinstance(oracle, Tensor) and value.shape == oracle.shape
+    assert value.shape == oracle.shape
     return (torch.linalg.vector_norm(value.double() - oracle) / torch.linalg.vector_norm(oracle)).item()

@@ -1,7 +1,7 @@
 """Peak memory, measured in a process of its own, since a process keeps what it has freed.
 
-Linux counts the highest resident set of a process (VmHWM) and lets it be reset. The processes are forked from a server
-that has imported torch and run nothing, so that each starts with the same small, cold state.
+Linux counts the highest resident set of a process (VmHWM) and lets it be reset. The processes are forked
+from a server that has imported torch and run nothing, so that each starts with the same small, cold state.
 """
 
 from __future__ import annotations
@@ -29,9 +29,8 @@ RESET_PEAK = "5"
 def resident() -> tuple[int, int]:
     """Bytes resident now, and at most since the last reset."""
     text = STATUS.read_text()
-    now, peak = (re.search(rf"{name}:\s+(\d+) kB", text) for name in ("VmRSS", "VmHWM"))
-    assert now is not None and peak is not None
-    return 1024 * int(now[1]), 1024 * int(peak[1])
+    kilobytes = dict(re.findall(r"(\w+):\s+(\d+) kB", text))
+    return 1024 * int(kilobytes["VmRSS"]), 1024 * int(kilobytes["VmHWM"])
 
 
 def peak_of(work: Callable[[], Any]) -> int:
@@ -55,9 +54,9 @@ def in_fresh_process(function: Callable[..., int], *arguments: Any) -> int | Non
 
 
 def extra_of_fprop(layer: Layer, symmetry: str, dtype: torch.dtype, threads: int, backend: str) -> int | None:
-    """Bytes that fprop takes at its highest, beyond its input, weight and output and one packed copy of the weight.
+    """Bytes that fprop takes at its highest, beyond its tensors and one packed copy of the weight.
 
-    The threads and torch's own code are warm; the workspace of this library is not. The higher of both formats.
+    Threads and torch's own code are warm; the workspace of this library is not. The higher of both formats.
     """
     extras = [
         in_fresh_process(_extra_of_fprop, layer, symmetry, dtype, threads, backend, format)

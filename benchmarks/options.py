@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import re
 import sys
@@ -16,8 +17,9 @@ DTYPES = {
     "float16": torch.float16,
 }
 
-# What holds torch's dense convolutions (oneDNN), its matrix product (MKL), its own loops (ATen) and symconv_ext to one
-# instruction set. All of them read it once, so it has to be set before the process starts.
+# What holds torch's dense convolutions (oneDNN), its matrix product (MKL), its own loops (ATen) and
+# symconv_ext to one instruction set. All of them read it once, so it has to be set before the process
+# starts.
 ISA: dict[str, dict[str, str]] = {
     "default": {},
     "avx2": {
@@ -29,10 +31,26 @@ ISA: dict[str, dict[str, str]] = {
 }
 
 
-def parser(description: str, seconds: float, what: str = "case") -> argparse.ArgumentParser:
-    """A parser with the shared options; ``seconds`` is the default time budget per ``what``."""
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What the options say, and how long to measure what."""
+
+    dtype: torch.dtype = torch.float32
+    device: str = "cpu"
+    isa: str = "default"
+    seconds: float = 0.5  # per case
+    only: re.Pattern[str] | None = None
+
+    def wants(self, name: str) -> bool:
+        """Whether ``only`` leaves this name in."""
+        return self.only is None or self.only.search(name) is not None
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser with the options that decide where and in what dtype to run."""
     result = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description=(description or "").partition("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     result.add_argument("--threads", type=int, default=2, help="torch threads")
     result.add_argument("--dtype", choices=DTYPES, default="float32", help="dtype of tensors and weights")
@@ -41,30 +59,33 @@ def parser(description: str, seconds: float, what: str = "case") -> argparse.Arg
         "--isa",
         choices=ISA,
         default="default",
-        help="instruction set for torch and symconv_ext alike, so that one machine shows two regimes: avx2 sets "
+        help="instruction set of torch and symconv_ext alike, so that a machine shows two regimes: avx2 is "
         + " ".join(f"{name}={value}" for name, value in ISA["avx2"].items()),
     )
-    result.add_argument("--seconds", type=float, default=seconds, help=f"measuring time per {what}")
-    result.add_argument(
-        "--only", type=re.compile, metavar="REGEX", help="measure only what it is found in the name of"
-    )
-    result.add_argument("--csv", metavar="FILE", help="write the table here too")
     return result
 
 
-def apply(arguments: argparse.Namespace) -> None:
-    """Puts the shared options into force; starts the process anew where the instruction set asks for it."""
+def add_selection(parser: argparse.ArgumentParser, seconds: float, what: str = "case") -> None:
+    """Adds the options of a script that prints one table: budget per ``what``, filter, and CSV file."""
+    parser.add_argument("--seconds", type=float, default=seconds, help=f"measuring time per {what}")
+    parser.add_argument(
+        "--only", type=re.compile, metavar="REGEX", help="only what it is found in the name of"
+    )
+    parser.add_argument("--csv", metavar="FILE", help="write the table here too")
+
+
+def apply(arguments: argparse.Namespace) -> Setting:
+    """Puts the options into force; starts the process anew where the instruction set asks for it."""
     wanted = ISA[arguments.isa]
     if any(os.environ.get(name) != value for name, value in wanted.items()):
         os.environ.update(wanted)
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     if arguments.device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("--device cuda: torch finds no CUDA device here")
+        raise SystemExit("--device cuda: torch finds no CUDA device here; leave it out to measure the CPU")
     torch.set_num_threads(arguments.threads)
     torch.backends.cudnn.benchmark = True
     torch.manual_seed(0)
-
-
-def wanted(arguments: argparse.Namespace, name: str) -> bool:
-    """Whether ``--only`` leaves this name in."""
-    return arguments.only is None or arguments.only.search(name) is not None
+    setting = Setting(DTYPES[arguments.dtype], arguments.device, arguments.isa)
+    if "seconds" not in arguments:
+        return setting
+    return dataclasses.replace(setting, seconds=arguments.seconds, only=arguments.only)

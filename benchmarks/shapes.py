@@ -10,12 +10,13 @@ from symconv_ext import Symmetry
 
 FORMATS = ("contiguous", "channels_last")
 
-# Symmetries by name, as layers take them. `mixed` is h O/4, v O/4, hv O/2.
+# Symmetries by name, as layers take them.
 SYMMETRIES: dict[str, Mapping[str, int | str]] = {
     "h": {"h": "100%"},
     "v": {"v": "100%"},
     "hv": {"hv": "100%"},
     "hvz": {"hvz": "100%"},
+    "h and v": {"h": "50%", "v": "50%"},
     "mixed": {"h": "25%", "v": "25%", "hv": "50%"},
 }
 # The symmetries that the tables show, by rank.
@@ -26,8 +27,8 @@ SHOWN = {1: ("h",), 2: ("hv", "h", "mixed"), 3: ("hvz", "hv", "mixed")}
 class Layer:
     """A convolution layer and its input.
 
-    ``kernel``, ``stride`` and ``padding`` are the same in every dimension; ``size`` is the input's, one number per
-    spatial dimension.
+    ``kernel``, ``stride`` and ``padding`` are the same in every dimension; ``size`` is the input's, one
+    number per spatial dimension.
     """
 
     family: str
@@ -52,7 +53,8 @@ class Layer:
         """Such as ``resnet18 8x64->128 56x56 k3 s2``."""
         stride = f" s{self.stride}" if self.stride != 1 else ""
         size = "x".join(map(str, self.size))
-        return f"{self.family} {self.batch}x{self.in_channels}->{self.out_channels} {size} k{self.kernel}{stride}"
+        channels = f"{self.in_channels}->{self.out_channels}"
+        return f"{self.family} {self.batch}x{channels} {size} k{self.kernel}{stride}"
 
     @property
     def input_size(self) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> str:
-    """A Markdown table, its first ``left`` columns aligned to the left and padded, the others to the right."""
+    """A Markdown table, its first ``left`` columns aligned to the left, the others to the right."""
     cells = [[str(cell) for cell in row] for row in (header, *rows)]
     widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(header))]
 

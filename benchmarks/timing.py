@@ -1,10 +1,11 @@
 """Measuring time: calls interleaved in one run, rotated buffers, median and spread.
 
-Contenders take turns, so that whatever else the machine does hits all of them; the order changes from round to round,
-so that none always finds the caches as the same other one left them. Each call gets the number of a buffer set to read
-from, and its last results are kept alive, so that consecutive calls read from and write to different memory. On the CPU
-freed memory stays with the process: pages returned to the system and faulted in again at some calls and not at others
-would make the times of large outputs bimodal. On a GPU, events around the calls measure the device's time.
+Contenders take turns, so that whatever else the machine does hits all of them; the order changes from round
+to round, so that none always finds the caches as the same other one left them. Each call gets the number of
+a buffer set to read from, and its last results are kept alive, so that consecutive calls read from and
+write to different memory. On the CPU freed memory stays with the process: pages returned to the system and
+faulted in again at some calls and not at others would make the times of large outputs bimodal. On a GPU,
+events around the calls measure the device's time.
 """
 
 from __future__ import annotations

@@ -1,0 +1,316 @@
+// Times the CPU micro-kernels one by one, on one core, with operands where the loops find them: the GEMM's
+// panel of B and its A in the L2 cache, the others' likewise. benchmarks/kernels.py builds and runs it.
+//
+//     kernels [CAPABILITY]...    without names: all that this processor has but `reference`
+//
+// Prints comma-separated lines: capability, kernel, case, unit, value.
+#include "../csrc/cpu/kernels.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace {
+
+using namespace symconv::cpu;
+
+constexpr int kRepeats = 7;
+
+// Seconds that one call takes: the best of several samples of a few milliseconds.
+double seconds(const std::function<void()>& call) {
+  using Clock = std::chrono::steady_clock;
+  int64_t count = 1;
+  double best = 1e30;
+  for (int sample = 0; sample < kRepeats;) {
+    const auto start = Clock::now();
+    for (int64_t i = 0; i < count; ++i) call();
+    const double elapsed = std::chrono::duration<double>(Clock::now() - start).count();
+    if (elapsed < 4e-3) {
+      count *= 2;
+      continue;
+    }
+    best = std::min(best, elapsed / static_cast<double>(count));
+    ++sample;
+  }
+  return best;
+}
+
+// Cycles per second: a chain of dependent additions takes one cycle each.
+double frequency() {
+#if defined(__x86_64__)
+  const double time = seconds([] {
+    int64_t x = 0;
+    for (int i = 0; i < 1000; ++i) {
+      asm volatile(
+          "add $1, %0\nadd $1, %0\nadd $1, %0\nadd $1, %0\nadd $1, %0\n"
+          "add $1, %0\nadd $1, %0\nadd $1, %0\nadd $1, %0\nadd $1, %0"
+          : "+r"(x));
+    }
+  });
+  return 1e4 / time;
+#else
+  return 0;
+#endif
+}
+
+// Fused multiply-adds of whole vectors per second, from registers alone.
+double fma_peak(int vector_bytes) {
+#if defined(__x86_64__)
+#define SYMCONV_FMA(reg, n) "vfmadd231ps %%" reg "15, %%" reg "14, %%" reg n "\n"
+#define SYMCONV_FMAS(reg)                                                                     \
+  SYMCONV_FMA(reg, "0")                                                                       \
+  SYMCONV_FMA(reg, "1")                                                                       \
+  SYMCONV_FMA(reg, "2") SYMCONV_FMA(reg, "3") SYMCONV_FMA(reg, "4") SYMCONV_FMA(reg, "5")     \
+      SYMCONV_FMA(reg, "6") SYMCONV_FMA(reg, "7") SYMCONV_FMA(reg, "8") SYMCONV_FMA(reg, "9") \
+          SYMCONV_FMA(reg, "10") SYMCONV_FMA(reg, "11")
+#define SYMCONV_CLOBBERS                                                                                     \
+  "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm14", \
+      "xmm15"
+  const double time = seconds([=] {
+    for (int i = 0; i < 1000; ++i) {
+      if (vector_bytes == 64) {
+        asm volatile(SYMCONV_FMAS("zmm") : : : SYMCONV_CLOBBERS);
+      } else {
+        asm volatile(SYMCONV_FMAS("ymm") : : : SYMCONV_CLOBBERS);
+      }
+    }
+    asm volatile("vzeroupper" : : :);
+  });
+  return 12e3 / time;
+#else
+  (void)vector_bytes;
+  return 0;
+#endif
+}
+
+std::vector<float> numbers(int64_t count) {
+  std::vector<float> values(count);
+  for (int64_t i = 0; i < count; ++i) values[i] = static_cast<float>(i % 17) - 8.0f;
+  return values;
+}
+
+// A 64-byte aligned view of a vector that is long enough.
+float* aligned(std::vector<float>& values) {
+  return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(values.data()) + 63) / 64 * 64);
+}
+
+class Bench {
+ public:
+  Bench(const std::string& name, double hertz) : k_(kernels<float>(name)), name_(name), hertz_(hertz) {}
+
+  void run() {
+    const bool known_peak = name_ == "avx2" || name_ == "avx512";
+    if (known_peak) {
+      peak_ = 2 * k_.lanes * fma_peak(4 * k_.lanes);
+      print("fma", "registers only", "GFLOP/s", peak_ * 1e-9);
+    }
+    for (const int64_t depth : {16, 64, 128, 256, 576}) gemm(depth, k_.rows, k_.vectors);
+    for (int v = 1; v < k_.vectors; ++v) gemm(256, k_.rows, v);
+    for (int m = 1; m < k_.rows; ++m) gemm(256, m, k_.vectors);
+    for (int v = 1; v <= k_.vectors; ++v) gemm_strided(v);
+    for (const int copies : {1, 2, 4, 8}) fold(copies);
+    for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
+      stage(dtype, false);
+      stage(dtype, true);
+      for (const int count : {1, 2, 4, 8}) {
+        epilogue(dtype, count, false);
+        epilogue(dtype, count, true);
+        slots(dtype, count, false);
+        slots(dtype, count, true);
+      }
+      fold_weight(dtype, false);
+      fold_weight(dtype, true);
+    }
+  }
+
+ private:
+  void print(const std::string& kernel, const std::string& what, const char* unit, double value) const {
+    std::printf("%s,%s,%s,%s,%.4g\n", name_.c_str(), kernel.c_str(), what.c_str(), unit, value);
+    std::fflush(stdout);
+  }
+  void print_flops(const std::string& kernel, const std::string& what, double flops, double time) const {
+    if (peak_ > 0) {
+      print(kernel, what, "% of peak", 100 * flops / time / peak_);
+    } else {
+      print(kernel, what, "GFLOP/s", flops / time * 1e-9);
+    }
+  }
+  // Per vector of results.
+  void print_cycles(const std::string& kernel, const std::string& what, double elements, double time) const {
+    print(kernel, what, "cycles/vector", time * hertz_ / (elements / k_.lanes));
+  }
+  static std::string storage(DType dtype) {
+    return dtype == DType::kFloat32 ? "float32" : dtype == DType::kFloat16 ? "float16" : "bfloat16";
+  }
+
+  // A panel of B against 16 panels of packed A.
+  void gemm(int64_t depth, int m, int v) {
+    const int64_t panels = 16, row = k_.panel();
+    std::vector<float> a = numbers(panels * m * depth + 16), b = numbers(depth * row + 16),
+                       c(panels * m * row + 16);
+    const Segment<float> segment{aligned(b), depth};
+    const double time = seconds([&] {
+      for (int64_t p = 0; p < panels; ++p) {
+        k_.gemm(m, v, aligned(a) + p * m * depth, 1, m, &segment, 1, row, aligned(c) + p * m * row, row,
+                false);
+      }
+    });
+    const std::string shape = std::to_string(m) + "x" + std::to_string(v);
+    print_flops("gemm", shape + " k " + std::to_string(depth),
+                2.0 * panels * m * v * k_.lanes * static_cast<double>(depth), time);
+  }
+
+  // wgrad's: 36 rows of 232 points against points x filters.
+  void gemm_strided(int v) {
+    const int64_t rows = 36 * 8, points = 224, pitch = 240, width = v * k_.lanes;
+    std::vector<float> a = numbers(rows * pitch + 16), b = numbers(points * width + 16), c(rows * width + 16);
+    const Segment<float> segment{aligned(b), points};
+    const double time = seconds([&] {
+      for (int64_t r = 0; r < rows; r += k_.rows) {
+        k_.gemm(static_cast<int>(std::min<int64_t>(k_.rows, rows - r)), v, aligned(a) + r * pitch, pitch, 1,
+                &segment, 1, width, aligned(c) + r * width, width, true);
+      }
+    });
+    print_flops("gemm strided", "v " + std::to_string(v) + " k 224",
+                2.0 * static_cast<double>(rows * points * width), time);
+  }
+
+  // 3x3, hv, 64 channels in all, a panel of points within a row of 56.
+  void fold(int copies) {
+    const int64_t columns = 64 / copies, pitch = 58, plane = 6 * pitch + 2 * 48 + 13, row = k_.panel();
+    std::vector<TapSet> sets(4);
+    const int terms[] = {4, 2, 2, 1};
+    const int64_t taps[4][4] = {
+        {0, 2, 2 * pitch, 2 * pitch + 2}, {1, 2 * pitch + 1}, {pitch, pitch + 2}, {pitch + 1}};
+    const int64_t coefficients[4][4] = {{0, 4, 6, 8}, {1, 7}, {2, 5}, {3}};
+    for (int s = 0; s < 4; ++s) {
+      sets[s].terms = terms[s];
+      for (int e = 0; e < terms[s]; ++e) {
+        sets[s].coefficient[e] = coefficients[s][e];
+        for (int c = 0; c < copies; ++c) sets[s].tap[c][e] = taps[s][(e ^ c) % terms[s]];
+      }
+    }
+    std::vector<Move> moves;
+    for (int i = 0; i < k_.vectors; ++i) moves.push_back({i * k_.lanes, i * k_.lanes, k_.lanes});
+    std::vector<float> staged = numbers(64 * plane + 64), folded(9 * columns * row + 16);
+    const FoldArguments<float> f{sets.data(),     4,     copies,       columns,
+                                 aligned(staged), plane, moves.data(), static_cast<int>(moves.size()),
+                                 aligned(folded), row};
+    const double time = seconds([&] { k_.fold(f); });
+    print_cycles("fold", "hv 3x3 copies " + std::to_string(copies), static_cast<double>(9 * columns * row),
+                 time);
+  }
+
+  // Rows of 56 points of 64 channels.
+  void stage(DType dtype, bool channels_last) {
+    const int64_t columns = 64, n = 56, pitch = 58, plane = 6 * pitch + 2 * 48 + 13;
+    std::vector<float> source = numbers(columns * n * 6 + 64), target(columns * plane + 64);
+    const char* from = reinterpret_cast<const char*>(aligned(source));
+    const double time = seconds([&] {
+      for (int64_t r = 0; r < 6; ++r) {
+        const int64_t first = r * n * (channels_last ? columns : 1);
+        k_.stage(dtype, from + first * (dtype == DType::kFloat32 ? 4 : 2), channels_last ? 1 : 6 * n,
+                 channels_last ? columns : 1, columns, n, aligned(target) + r * pitch + 1, plane);
+      }
+    });
+    print_cycles("stage", storage(dtype) + (channels_last ? " channels last" : " planar"),
+                 static_cast<double>(6 * columns * n), time);
+  }
+
+  // A panel of points of 16 orbits.
+  void epilogue(DType dtype, int count, bool channels_last) {
+    const int64_t orbits = 16, points = k_.panel(), channels = orbits * count;
+    std::vector<float> sums = numbers(channels * points + 16), bias = numbers(channels),
+                       output(channels * points + 64);
+    EpilogueArguments<float> a{};
+    a.slots = count;
+    a.orbits = orbits;
+    a.accumulators = aligned(sums);
+    a.row = points;
+    a.slot = orbits * points;
+    a.points = points;
+    a.orbit_stride = channels_last ? 1 : points;
+    a.point_stride = channels_last ? channels : 1;
+    for (int e = 0; e < count; ++e) {
+      a.output[e] = reinterpret_cast<char*>(aligned(output)) +
+                    e * orbits * a.orbit_stride * (dtype == DType::kFloat32 ? 4 : 2);
+      a.bias[e] = bias.data() + e * orbits;
+    }
+    const double time = seconds([&] { k_.epilogue(dtype, a); });
+    print_cycles(
+        "epilogue",
+        std::to_string(count) + " slots " + storage(dtype) + (channels_last ? " channels last" : " planar"),
+        static_cast<double>(channels * points), time);
+  }
+
+  // 224 points of one vector of orbits.
+  void slots(DType dtype, int count, bool channels_last) {
+    const int64_t orbits = k_.lanes, points = 224, channels = orbits * count;
+    std::vector<float> source = numbers(channels * points + 64), target(channels * points + 64);
+    const void* pointers[kMaxTerms] = {};
+    for (int e = 0; e < count; ++e) {
+      pointers[e] = reinterpret_cast<const char*>(aligned(source)) +
+                    e * orbits * (channels_last ? 1 : points) * (dtype == DType::kFloat32 ? 4 : 2);
+    }
+    const double time = seconds([&] {
+      k_.slots(dtype, count, pointers, channels_last ? 1 : points, channels_last ? channels : 1, orbits,
+               points, aligned(target), orbits, orbits * points);
+    });
+    print_cycles(
+        "slots",
+        std::to_string(count) + " slots " + storage(dtype) + (channels_last ? " channels last" : " planar"),
+        static_cast<double>(channels * points), time);
+  }
+
+  // A panel of filters of 64 channels, 3x3, hv.
+  void fold_weight(DType dtype, bool channels_last) {
+    const int64_t columns = 64, taps = 9, rows = k_.rows;
+    std::vector<TapSet> sets(4);
+    const int terms[] = {4, 2, 2, 1};
+    const int64_t offsets[4][4] = {{0, 2, 6, 8}, {1, 7}, {3, 5}, {4}};
+    const int64_t coefficients[4][4] = {{0, 4, 6, 8}, {1, 7}, {2, 5}, {3}};
+    for (int s = 0; s < 4; ++s) {
+      sets[s].terms = terms[s];
+      for (int e = 0; e < terms[s]; ++e) {
+        sets[s].coefficient[e] = coefficients[s][e];
+        sets[s].tap[0][e] = offsets[s][e] * (channels_last ? columns : 1);
+      }
+    }
+    std::vector<float> source = numbers(rows * columns * taps), target(rows * columns * taps + 16);
+    const double time = seconds([&] {
+      k_.fold_weight(dtype, sets.data(), 4, source.data(), columns * taps, static_cast<int>(rows),
+                     channels_last ? 1 : taps, columns, aligned(target), columns * rows);
+    });
+    print_cycles("fold_weight", storage(dtype) + (channels_last ? " channels last" : " contiguous"),
+                 static_cast<double>(rows * columns * taps), time);
+  }
+
+  const Kernels<float>& k_;
+  std::string name_;
+  double hertz_;
+  double peak_ = 0;
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::vector<std::string> names(argv + 1, argv + argc);
+  if (names.empty()) {
+    for (const std::string& name : capabilities()) {
+      if (name != kReference) names.push_back(name);
+    }
+  }
+  try {
+    const double hertz = frequency();
+    std::printf("all,clock,dependent additions,GHz,%.4g\n", hertz * 1e-9);
+    for (const std::string& name : names) Bench(name, hertz).run();
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 2;
+  }
+  return 0;
+}
