@@ -109,6 +109,26 @@ struct Fold {
   }
 };
 
+// The ±1 (Hadamard) transform of N = 1, 2, 4 or 8 values in place: values[q] = sum over e of (-1)^popcount(q & e) values[e].
+// Ranks q and e are those of subset(), so the sign is sign(subset(mask, q), subset(mask, e)) for any mask of log2 N axes.
+template <int N, typename Value>
+SYMCONV_HD inline void hadamard(Value* values) {
+#if defined(__GNUC__) && !defined(__CUDACC__)
+#pragma GCC unroll 8
+#endif
+  for (int half = 1; half < N; half *= 2) {
+#if defined(__GNUC__) && !defined(__CUDACC__)
+#pragma GCC unroll 8
+#endif
+    for (int i = 0; i < N; ++i) {
+      if (i & half) continue;
+      const Value even = values[i] + values[i + half], odd = values[i] - values[i + half];
+      values[i] = even;
+      values[i + half] = odd;
+    }
+  }
+}
+
 // Which slot of an orbit of `mask` the class `parity` adds to.
 SYMCONV_HD constexpr int slot_of(int mask, int parity) { return subset_index(mask, parity & mask); }
 
