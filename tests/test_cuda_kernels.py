@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from emulator import build
 from emulator.operators import Device
-from oracle import case
-from problems import CONVOLUTIONS, FEW, PROBLEMS, Problem, lay_out, random_problems
+from oracle import Results, case, results
+from problems import CONVOLUTIONS, FEW, PROBLEMS, Problem, Tensors, lay_out, random_problems
 from tolerances import assert_close
 
 pytestmark = pytest.mark.skipif(build.compiler() is None, reason="the emulator needs a C++ compiler")
 
 OPERATORS = ("fprop", "dgrad", "wgrad")
-# The emulator is slow where every number of the result is a thread: a bound on the multiplications of a problem.
-AFFORDABLE = 600_000
+# Of the problems of the shared list; larger ones take the emulator too long.
+AFFORDABLE = [p for p in PROBLEMS if p.multiplications <= 600_000]
+LARGE = [p for p in PROBLEMS if 600_000 < p.multiplications]
 
 
 @pytest.fixture(scope="module")
 def device() -> Device:
     return Device(build.load())
+
+
+def rounded_to_tf32(tensor: torch.Tensor) -> torch.Tensor:
+    """The float64 values of a float32 tensor rounded to the 10 fraction bits of tf32, ties away from zero."""
+    bits = tensor.contiguous().view(torch.int32)
+    return ((bits + 0x1000) & ~0x1FFF).view(torch.float32).double()
+
+
+@functools.lru_cache(maxsize=4)
+def dense_in_tf32(problem: Problem) -> Results:
+    """What a dense convolution gives that rounds its operands to tf32 and is exact otherwise."""
+    t = case(problem, torch.float32).tensors
+    operands = [rounded_to_tf32(x) for x in (t.input, t.weight, t.grad_output)]
+    exact = results(problem, Tensors(*operands, t.bias_a.double(), t.bias_b.double()))
+    return Results(*(getattr(exact, operator).float() for operator in OPERATORS))
 
 
 def check(
@@ -28,36 +46,77 @@ def check(
     problem: Problem,
     dtype: torch.dtype,
     seed: int = 0,
-    folded_in_half: bool = False,
-    **options: bool,
-) -> None:
+    allow_tf32: bool = False,
+) -> str:
+    """Runs the operator, holds it to the oracle, and returns the name of the kernel that ran."""
     reference = case(problem, dtype)
     oracle, dense = getattr(reference.oracle, operator), getattr(reference.dense, operator)
+    kernel = device.kernel_for(operator, problem, dtype, allow_tf32)
+    on_tensor_core = kernel == "tensor core"
+    if dtype == torch.float32 and on_tensor_core:
+        dense = getattr(dense_in_tf32(problem), operator)
     layout = problem.weight_layout if operator == "wgrad" else problem.layout
     layout = "contiguous" if layout in ("expanded", "broadcast") else layout
     device.module.settings().seed = seed
     result = lay_out(torch.empty(oracle.shape, dtype=dtype), layout)
-    value = getattr(device, operator)(problem, reference.tensors, result, **options)
-    assert_close(operator, value, oracle, dense, folded_in_half=folded_in_half, context=(problem, seed))
+    value = getattr(device, operator)(problem, reference.tensors, result, allow_tf32=allow_tf32)
+    folded_in_half = on_tensor_core and dtype != torch.float32
+    assert_close(operator, value, oracle, dense, folded_in_half=folded_in_half, context=(problem, kernel, seed))
+    return kernel
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
-@pytest.mark.parametrize("problem", [p for p in PROBLEMS if p.multiplications <= AFFORDABLE], ids=str)
+@pytest.mark.parametrize("problem", AFFORDABLE, ids=str)
 def test_float64_on_every_problem(device: Device, problem: Problem, operator: str) -> None:
-    check(device, operator, problem, torch.float64)
+    assert check(device, operator, problem, torch.float64) == "plain"
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("problem", FEW, ids=str)
-def test_other_dtypes(device: Device, problem: Problem, dtype: torch.dtype, operator: str) -> None:
-    check(device, operator, problem, dtype, seed=1)
+def test_float32_without_tf32_is_exact(device: Device, problem: Problem, operator: str) -> None:
+    assert check(device, operator, problem, torch.float32, seed=1) == "plain"
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("problem", AFFORDABLE, ids=str)
+def test_tensor_cores_on_every_problem(
+    device: Device, problem: Problem, dtype: torch.dtype, operator: str
+) -> None:
+    check(device, operator, problem, dtype, seed=len(problem.name), allow_tf32=True)
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("problem", LARGE, ids=str)
+def test_large_problems(device: Device, problem: Problem, operator: str) -> None:
+    kernel = device.kernel_for(operator, problem, torch.bfloat16)
+    if kernel == "plain":
+        pytest.skip("the plain kernel takes too long in the emulator")
+    check(device, operator, problem, torch.bfloat16, seed=7)
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
 @pytest.mark.parametrize("problem", random_problems(20, seed=4, largest=3), ids=str)
 def test_random_problems(device: Device, problem: Problem, operator: str) -> None:
     check(device, operator, problem, torch.float32, seed=2)
+    check(device, operator, problem, torch.float16, seed=3)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("name", ["2d-blocks-17-15-33", "3d-all-masks-transposed"])
+def test_every_schedule_gives_the_same_bits(device: Device, name: str, seed: int) -> None:
+    problem = next(p for p in PROBLEMS if p.name == name)
+    tensors = case(problem, torch.float16).tensors
+    for operator in OPERATORS:
+        size = getattr(case(problem, torch.float16).oracle, operator).shape
+        device.module.settings().seed = seed
+        device.module.settings().resident_blocks = 1 + seed % 4
+        value = getattr(device, operator)(problem, tensors, torch.empty(size, dtype=torch.float16))
+        device.module.settings().resident_blocks = 2
+        check(device, operator, problem, torch.float16)
+        device.module.settings().seed = 1000
+        again = getattr(device, operator)(problem, tensors, torch.empty(size, dtype=torch.float16))
+        assert torch.equal(value, again)
 
 
 def test_a_grid_that_is_too_large_is_named(device: Device) -> None:

@@ -191,6 +191,8 @@ __device__ __forceinline__ BFloat16 from_float<BFloat16>(float f) {
   return h;
 }
 
+__device__ __forceinline__ float word_to_float(uint32_t word) { return __uint_as_float(word); }
+
 // Two floats as a word of two 16-bit numbers, `low` in the low half.
 template <typename T>
 __device__ __forceinline__ uint32_t pack2(float low, float high);

@@ -36,9 +36,10 @@ enum class Kernel {
 // operators take it.
 Kernel kernel_for(Operator, const Problem&, DType, bool allow_tf32);
 
-// Bytes of scratch memory that an operator needs for a problem, whatever the strides; aligned to 16 bytes.
-// Never depends on data, so a captured call can be replayed.
-size_t workspace_size(Operator, const Problem&, DType, bool allow_tf32);
+// Bytes of scratch memory, aligned to 16, that an operator needs for its two operands (as fprop, dgrad and
+// wgrad take them; their data counts only for its alignment). The same for every call with such operands, so
+// that a captured call can be replayed.
+size_t workspace_size(Operator, const Problem&, const Tensor& first, const Tensor& second, bool allow_tf32);
 
 // What an operator needs besides its tensors.
 struct Context {

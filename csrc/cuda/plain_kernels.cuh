@@ -77,6 +77,17 @@ __device__ __forceinline__ void unravel(int64_t& index, const Divisor* extent, i
 
 constexpr int kPlainThreads = 128;
 
+// Kahan's sum: `lost` is what the last addition rounded away.
+template <typename Real>
+struct CompensatedSum {
+  Real value = 0, lost = 0;
+  __device__ __forceinline__ void add(Real term) {
+    const Real corrected = term - lost, sum = value + corrected;
+    lost = (sum - value) - corrected;
+    value = sum;
+  }
+};
+
 __device__ __forceinline__ int64_t plain_index() {
   return static_cast<int64_t>(blockIdx.x) * kPlainThreads + threadIdx.x;
 }
@@ -96,9 +107,9 @@ __global__ void __launch_bounds__(kPlainThreads, 4)
   const int64_t group = q.filters_a.divide(in_group);
   const Member a = p.transposed ? Member{in_group, 0} : q.map.member(in_group);
 
-  Real total = bias.data ? Element<T>::load(bias.data[channel * bias.strides[0]]) : Real(0);
+  CompensatedSum<Real> total;
+  if (bias.data) total.add(Element<T>::load(bias.data[channel * bias.strides[0]]));
   q.for_each_channel(q.b_per_group, p.transposed, [&](int64_t b, Member member) {
-    Real sum = 0;
     for (tap[0] = 0; tap[0] < p.kernel[0]; ++tap[0]) {
       x[0] = y[0] * p.stride[0] - p.padding[0] + tap[0] * p.dilation[0];
       if (x[0] < 0 || x[0] >= p.input[0]) continue;
@@ -108,14 +119,13 @@ __global__ void __launch_bounds__(kPlainThreads, 4)
         for (tap[2] = 0; tap[2] < p.kernel[2]; ++tap[2]) {
           x[2] = y[2] * p.stride[2] - p.padding[2] + tap[2] * p.dilation[2];
           if (x[2] < 0 || x[2] >= p.input[2]) continue;
-          sum += Element<T>::load(weight.data[q.weight_offset(weight.strides, group, a, member, tap)]) *
-                 Element<T>::load(input.at(n, group * q.b_per_group + b, x));
+          total.add(Element<T>::load(weight.data[q.weight_offset(weight.strides, group, a, member, tap)]) *
+                    Element<T>::load(input.at(n, group * q.b_per_group + b, x)));
         }
       }
     }
-    total += sum;
   });
-  output.at(n, channel, y) = Element<T>::store(total);
+  output.at(n, channel, y) = Element<T>::store(total.value);
 }
 
 // The output point along dimension d whose tap `tap` reads input point x, or -1.
@@ -141,23 +151,22 @@ __global__ void __launch_bounds__(kPlainThreads, 4)
   const int64_t group = q.filters_b.divide(in_group);
   const Member b = p.transposed ? q.map.member(in_group) : Member{in_group, 0};
 
-  Real total = bias.data ? Element<T>::load(bias.data[channel * bias.strides[0]]) : Real(0);
+  CompensatedSum<Real> total;
+  if (bias.data) total.add(Element<T>::load(bias.data[channel * bias.strides[0]]));
   q.for_each_channel(q.a_per_group, !p.transposed, [&](int64_t a, Member member) {
-    Real sum = 0;
     for (tap[0] = 0; tap[0] < p.kernel[0]; ++tap[0]) {
       if ((y[0] = output_point(q, 0, x[0], tap[0])) < 0) continue;
       for (tap[1] = 0; tap[1] < p.kernel[1]; ++tap[1]) {
         if ((y[1] = output_point(q, 1, x[1], tap[1])) < 0) continue;
         for (tap[2] = 0; tap[2] < p.kernel[2]; ++tap[2]) {
           if ((y[2] = output_point(q, 2, x[2], tap[2])) < 0) continue;
-          sum += Element<T>::load(weight.data[q.weight_offset(weight.strides, group, member, b, tap)]) *
-                 Element<T>::load(grad_output.at(n, group * q.a_per_group + a, y));
+          total.add(Element<T>::load(weight.data[q.weight_offset(weight.strides, group, member, b, tap)]) *
+                    Element<T>::load(grad_output.at(n, group * q.a_per_group + a, y)));
         }
       }
     }
-    total += sum;
   });
-  grad_input.at(n, channel, x) = Element<T>::store(total);
+  grad_input.at(n, channel, x) = Element<T>::store(total.value);
 }
 
 // One thread per reduced weight (row, column, tap); it sums over the copies of its orbit and all output
@@ -177,7 +186,7 @@ __global__ void __launch_bounds__(kPlainThreads, 4)
   const int64_t group = q.rows.divide(row_in_group), filter = p.transposed ? column : row_in_group;
   const Block block = q.map.block_of(filter);
 
-  Real total = 0;
+  CompensatedSum<Real> total;
   for (int copy = 0; copy < block.size(); ++copy) {
     const int64_t tied = block.channel(filter - block.first, copy);
     const int g = reflection(block.mask, copy);
@@ -185,26 +194,22 @@ __global__ void __launch_bounds__(kPlainThreads, 4)
     const int64_t a = p.transposed ? row : group * q.a_per_group + tied;
     const int64_t b = group * q.b_per_group + (p.transposed ? tied : column);
     for (int64_t n = 0; n < p.batch; ++n) {
-      Real image = 0;
       for (y[0] = 0; y[0] < p.output[0]; ++y[0]) {
         x[0] = y[0] * p.stride[0] - p.padding[0] + at[0] * p.dilation[0];
         if (x[0] < 0 || x[0] >= p.input[0]) continue;
         for (y[1] = 0; y[1] < p.output[1]; ++y[1]) {
           x[1] = y[1] * p.stride[1] - p.padding[1] + at[1] * p.dilation[1];
           if (x[1] < 0 || x[1] >= p.input[1]) continue;
-          Real line = 0;
           for (y[2] = 0; y[2] < p.output[2]; ++y[2]) {
             x[2] = y[2] * p.stride[2] - p.padding[2] + at[2] * p.dilation[2];
             if (x[2] < 0 || x[2] >= p.input[2]) continue;
-            line += Element<T>::load(grad_output.at(n, a, y)) * Element<T>::load(input.at(n, b, x));
+            total.add(Element<T>::load(grad_output.at(n, a, y)) * Element<T>::load(input.at(n, b, x)));
           }
-          image += line;
         }
       }
-      total += image;
     }
   }
-  grad_weight.at(row, column, tap) = Element<T>::store(total);
+  grad_weight.at(row, column, tap) = Element<T>::store(total.value);
 }
 
 }  // namespace symconv::cuda

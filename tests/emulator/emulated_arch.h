@@ -110,6 +110,8 @@ inline uint32_t to_tf32(float value) {  // nearest, ties away from zero
   return std::isfinite(value) ? (bits + 0x1000u) & 0xffffe000u : bits;
 }
 
+inline float word_to_float(uint32_t word) { return cpu::bits::to_float(word); }
+
 inline float to_float(Float16 h) {
   cpu::Float16 c;
   c.u = h.u;

@@ -69,11 +69,11 @@ void run(const std::string& name, const std::vector<int64_t>& numbers, const std
   const Problem problem = problem_of(numbers);
   const Operator op = operator_of(name);
   const DType dtype = dtype_of(dtype_name);
-  DeviceBuffer workspace(cuda::workspace_size(op, problem, dtype, allow_tf32));
-  workspace.poison();
-  const cuda::Context context{nullptr, workspace.data(), allow_tf32};
   const cuda::Tensor a = tensor_of(first, dtype), b = tensor_of(second, dtype), c = tensor_of(bias, dtype),
                      out = tensor_of(result, dtype);
+  DeviceBuffer workspace(cuda::workspace_size(op, problem, a, b, allow_tf32));
+  workspace.poison();
+  const cuda::Context context{nullptr, workspace.data(), allow_tf32};
   if (op == Operator::kFprop) cuda::fprop(problem, a, b, c, out, context);
   if (op == Operator::kDgrad) cuda::dgrad(problem, a, b, c, out, context);
   if (op == Operator::kWgrad) cuda::wgrad(problem, a, b, out, context);

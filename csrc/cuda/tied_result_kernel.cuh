@@ -1,0 +1,276 @@
+// Convolution whose result is tied: one block of orbits at a time, folded implicit GEMM on tensor cores.
+//
+// M: 128 points of the result, 32 a warp. N: the reduced filters of a tile. K: the coefficients of the fold
+// times the channels of the source. A thread block goes through the channels in stages; a stage is the source
+// patch of the tile and the folded weights, both brought to shared memory by cp.async, the next stage while
+// this one is computed. Each warp loads raw taps with ldmatrix, folds the taps of a tap orbit in registers,
+// and multiplies each coefficient into the slot of its parity. The epilogue turns the slots of every orbit
+// into its channels, adds the bias and stores.
+//
+// Shared memory: [tap offsets][position offsets][stage 0][stage 1]; a stage is the patch, rows of one
+// position each, 16 bytes longer than the channels that they hold (so that eight neighbours lie in different
+// banks), then the weights.
+#pragma once
+
+#include "epilogue.cuh"
+#include "folded_weights.cuh"
+#include "packed_source.h"
+#include "tile_geometry.h"
+
+namespace symconv::cuda {
+
+constexpr int kTileThreads = 128;
+
+// Groups of 8 filters in a tile of a block whose orbits have `axes` axes: what fills the accumulators, but no
+// more than 8, so that a stage of weights stays small.
+SYMCONV_HD constexpr int filter_tiles(int axes) { return axes == 0 ? 8 : 16 >> axes; }
+
+struct TiedResultArguments {
+  TileGeometry tile;
+  TapOrbits taps;
+  int tap_orbits[kMaxOrbit];  // by the rank among the mask's subsets of the axes that they are paired along
+  SourceView source;
+  const Word4* weights;
+  int64_t group_weights, tile_weights;  // words of a group and of a filter tile
+  int filter_tiles_per_group;
+  int steps, stage_steps,
+      stages;  // steps of channels in all (whole stages) and in a stage; stages in flight, 1 or 2
+  int stage_bytes, patch_bytes, row_bytes;
+  ResultView result;
+  BiasView bias;
+  int filters;                       // of the block, in a group
+  int64_t channels_per_group;        // of the result
+  int64_t first_channel[kMaxOrbit];  // channel of the first orbit's mirror image, by the rank of its
+                                     // reflection among the mask's subsets
+};
+
+template <typename T, int Axes>
+struct TiedResult {
+  static constexpr int kSlots = 1 << Axes;
+  static constexpr int kFilterTiles = filter_tiles(Axes);
+  static constexpr int kPointTiles = 2;  // 16s of points of a warp
+  using Element = TileElement<T>;
+  using Storage = typename Element::Storage;
+  using Accumulators = float[kSlots][kPointTiles][kFilterTiles][4];
+
+  // Multiplies all tap orbits paired along subset D of the folded axes, one step of channels; moves on the
+  // two addresses.
+  template <int D>
+  static __device__ __forceinline__ void multiply(const TiedResultArguments& q, Accumulators& accumulators,
+                                                  const SharedAddress (&patch)[kPointTiles],
+                                                  SharedAddress& tap_offset, SharedAddress& weights) {
+    constexpr int kTaps = orbit_size(D), kWordsOfTap = kFilterTiles / 2 * 16 * kWarpSize;
+    // Eight taps of 32 points and the accumulators do not fit in the registers: 16 points at a time then.
+    constexpr int kAtOnce = kTaps == 8 ? 1 : kPointTiles;
+    for (int o = 0; o < q.tap_orbits[D]; ++o) {
+#pragma unroll
+      for (int first = 0; first < kPointTiles; first += kAtOnce) {
+        if constexpr (kTaps == 8)
+          warp_barrier();  // keeps the compiler from loading ahead into registers that are not there
+        uint32_t raw[kTaps][kAtOnce][4];
+#pragma unroll
+        for (int j = 0; j < kTaps; ++j) {
+          const uint32_t offset = load_shared<uint32_t>(tap_offset + 4 * j);
+#pragma unroll
+          for (int m = 0; m < kAtOnce; ++m) load_matrices<4>(raw[j][m], patch[first + m] + offset);
+        }
+#pragma unroll
+        for (int m = 0; m < kAtOnce; ++m) {
+#pragma unroll
+          for (int r = 0; r < 4; ++r) {
+            typename Element::Value values[kTaps];
+#pragma unroll
+            for (int j = 0; j < kTaps; ++j) values[j] = Element::template value<axis_count(D)>(raw[j][m][r]);
+            hadamard<kTaps>(values);
+#pragma unroll
+            for (int j = 0; j < kTaps; ++j) raw[j][m][r] = values[j].operand();
+          }
+        }
+        unrolled<kTaps>([&](auto index) {
+          constexpr int j = decltype(index)::value, slot = subset(D, j);
+#pragma unroll
+          for (int pair = 0; pair < kFilterTiles / 2; ++pair) {
+            const Word4 b = load_shared<Word4>(weights + j * kWordsOfTap + pair * 16 * kWarpSize);
+            const uint32_t low[2] = {b.word[0], b.word[1]}, high[2] = {b.word[2], b.word[3]};
+#pragma unroll
+            for (int m = 0; m < kAtOnce; ++m) {
+              mma<T>(accumulators[slot][first + m][2 * pair], raw[j][m], low);
+              mma<T>(accumulators[slot][first + m][2 * pair + 1], raw[j][m], high);
+            }
+          }
+        });
+      }
+      weights += kTaps * kWordsOfTap;
+      tap_offset += 4 * kTaps;
+    }
+  }
+
+  template <int D>
+  static __device__ __forceinline__ void multiply_from(const TiedResultArguments& q,
+                                                       Accumulators& accumulators,
+                                                       const SharedAddress (&patch)[kPointTiles],
+                                                       SharedAddress& tap_offset, SharedAddress& weights) {
+    if constexpr (D < kSlots) {
+      multiply<D>(q, accumulators, patch, tap_offset, weights);
+      multiply_from<D + 1>(q, accumulators, patch, tap_offset, weights);
+    }
+  }
+};
+
+constexpr int32_t kOutside = INT32_MIN;  // position offset of a point outside the source
+
+template <typename T, int Axes>
+__global__ void __launch_bounds__(kTileThreads, 2) tied_result_kernel(const TiedResultArguments q) {
+  using Kernel = TiedResult<T, Axes>;
+  using Storage = typename Kernel::Storage;
+  constexpr int kVector = 16 / sizeof(Storage);
+  SYMCONV_DYNAMIC_SHARED(memory);
+  const int thread = static_cast<int>(threadIdx.x), lane = lane_id(), warp = thread / kWarpSize;
+  const int taps = q.taps.taps();
+  const SharedAddress tap_table = shared_address(memory);
+  const SharedAddress position_table = tap_table + (taps + 3) / 4 * 16;
+  const SharedAddress stage0 = position_table + (q.tile.positions + 3) / 4 * 16;
+
+  // Which tile this is: filter tiles next to each other read the same patch.
+  int64_t tile = blockIdx.x;
+  const int filter_tile = static_cast<int>(tile % static_cast<unsigned>(q.filter_tiles_per_group));
+  tile /= static_cast<unsigned>(q.filter_tiles_per_group);
+  const int64_t group = blockIdx.y;
+  int origin[4];
+  for (int d = 3; d >= 0; --d) {
+    origin[d] = static_cast<int>(static_cast<unsigned>(tile) % static_cast<unsigned>(q.tile.tiles[d]))
+                << q.tile.log2[d];
+    tile = static_cast<unsigned>(tile) / static_cast<unsigned>(q.tile.tiles[d]);
+  }
+
+  for (int i = thread; i < taps; i += kTileThreads) {
+    const Coefficient c = q.taps.coefficient(i);
+    int tap[kAxes];
+    for (int d = 0; d < kAxes; ++d) {
+      tap[d] = static_cast<int>(c.parity & axis_bit(d) ? q.taps.kernel[d] - 1 - c.tap[d] : c.tap[d]);
+    }
+    store_shared(tap_table + 4 * i, static_cast<uint32_t>(q.tile.tap_offset(tap) * q.row_bytes));
+  }
+  int first[kAxes];
+  int64_t source_offset = group * q.source.group + origin[0] * q.source.strides[0];
+  for (int d = 0; d < kAxes; ++d) {
+    first[d] = origin[1 + d] * q.tile.stride[d] - q.tile.padding[d];
+    source_offset += first[d] * q.source.strides[1 + d];
+  }
+  for (int i = thread; i < q.tile.positions; i += kTileThreads) {
+    int e[4];
+    q.tile.source(i, e);
+    bool inside = origin[0] + e[0] < q.tile.batch;
+    int64_t offset = e[0] * q.source.strides[0];
+    for (int d = 0; d < kAxes; ++d) {
+      const int x = first[d] + e[1 + d];
+      inside = inside && x >= 0 && x < q.tile.input[d];
+      offset += e[1 + d] * q.source.strides[1 + d];
+    }
+    store_shared(position_table + 4 * i, inside ? static_cast<int32_t>(offset) : kOutside);
+  }
+  block_barrier();
+
+  const Storage* source = static_cast<const Storage*>(q.source.data) + source_offset;
+  const Word4* weights = q.weights + group * q.group_weights + filter_tile * q.tile_weights;
+  const int stage_words = q.stage_steps * taps * (Kernel::kFilterTiles / 2) * kWarpSize;
+  const int row_vectors = q.stage_steps * 2;
+  const int stage_count = q.steps / q.stage_steps;
+
+  auto fetch = [&](int stage) {
+    if (stage < stage_count) {
+      const SharedAddress patch = stage0 + static_cast<uint32_t>(stage % q.stages * q.stage_bytes);
+      const int channel0 = stage * row_vectors * kVector;
+      // Eight neighbouring lanes copy the same channels of eight positions: all banks, and whole sectors by
+      // the warp.
+      const int copies = (q.tile.positions + 7) / 8 * 8 * row_vectors;
+      for (int i = thread; i < copies; i += kTileThreads) {
+        const int vector = i / 8 % row_vectors, position = i / 8 / row_vectors * 8 + i % 8;
+        const bool exists = position < q.tile.positions;
+        const int32_t offset = load_shared<int32_t>(position_table + 4 * (exists ? position : 0));
+        const int channel = channel0 + vector * kVector;
+        const bool valid = offset != kOutside && channel < q.source.channels;
+        if (exists) {
+          copy_async<16>(patch + static_cast<uint32_t>(position * q.row_bytes + vector * 16),
+                         valid ? source + offset + channel : source, valid);
+        }
+      }
+      const Word4* from = weights + static_cast<int64_t>(stage) * stage_words;
+      for (int i = thread; i < stage_words; i += kTileThreads) {
+        copy_async<16>(patch + static_cast<uint32_t>(q.patch_bytes + i * 16), from + i, true);
+      }
+    }
+    copy_commit();
+  };
+
+  // The row of each 16x16 operand that this lane gives to ldmatrix: points lane % 16, half of the channels
+  // lane / 16.
+  SharedAddress rows[Kernel::kPointTiles];
+  for (int m = 0; m < Kernel::kPointTiles; ++m) {
+    int o[4];
+    q.tile.point((warp * Kernel::kPointTiles + m) * 16 + lane % 16, o);
+    rows[m] = static_cast<uint32_t>(q.tile.position(o) * q.row_bytes + lane / 16 * 16);
+  }
+
+  typename Kernel::Accumulators accumulators = {};
+  if (q.stages == 2) fetch(0);
+  for (int stage = 0; stage < stage_count; ++stage) {
+    if (q.stages == 2) {
+      fetch(stage + 1);
+      copy_wait<1>();
+    } else {
+      fetch(stage);
+      copy_wait<0>();
+    }
+    block_barrier();
+    const SharedAddress patch = stage0 + static_cast<uint32_t>(stage % q.stages * q.stage_bytes);
+    SharedAddress stage_weights = patch + static_cast<uint32_t>(q.patch_bytes + lane * 16);
+    for (int step = 0; step < q.stage_steps; ++step) {
+      SharedAddress points[Kernel::kPointTiles];
+      for (int m = 0; m < Kernel::kPointTiles; ++m)
+        points[m] = patch + rows[m] + static_cast<uint32_t>(step * kStepBytes);
+      SharedAddress tap_offset = tap_table;
+      Kernel::template multiply_from<0>(q, accumulators, points, tap_offset, stage_weights);
+    }
+    block_barrier();  // before the stage is overwritten
+  }
+  copy_wait<0>();
+
+  // Epilogue: lane l holds points l / 4 and l / 4 + 8, filters 2 (l % 4) and the next of each 16 x 8
+  // accumulator.
+#pragma unroll
+  for (int m = 0; m < Kernel::kPointTiles; ++m) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      int o[4];
+      q.tile.point((warp * Kernel::kPointTiles + m) * 16 + half * 8 + lane / 4, o);
+      bool inside = origin[0] + o[0] < q.tile.batch;
+      int64_t point = (origin[0] + o[0]) * q.result.strides[0];
+      for (int d = 0; d < kAxes; ++d) {
+        inside = inside && origin[1 + d] + o[1 + d] < q.tile.output[d];
+        point += (origin[1 + d] + o[1 + d]) * q.result.strides[2 + d];
+      }
+#pragma unroll
+      for (int t = 0; t < Kernel::kFilterTiles; ++t) {
+        const int filter = (filter_tile * Kernel::kFilterTiles + t) * 8 + lane % 4 * 2;
+        float left[Kernel::kSlots], right[Kernel::kSlots];
+#pragma unroll
+        for (int s = 0; s < Kernel::kSlots; ++s) {
+          left[s] = accumulators[s][m][t][2 * half];
+          right[s] = accumulators[s][m][t][2 * half + 1];
+        }
+        hadamard<Kernel::kSlots>(left);
+        hadamard<Kernel::kSlots>(right);
+#pragma unroll
+        for (int s = 0; s < Kernel::kSlots; ++s) {
+          const int64_t channel = group * q.channels_per_group + q.first_channel[s] + filter;
+          if (inside && filter < q.filters) {
+            store_pair<Storage>(q.result, q.bias, point, channel, left[s], right[s], filter + 1 < q.filters);
+          }
+        }
+      }
+    }
+  }
+}
+
+}  // namespace symconv::cuda

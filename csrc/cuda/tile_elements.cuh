@@ -1,0 +1,91 @@
+// Element types on their way to a tensor core: how they are stored, folded and handed to mma.
+//
+// One step of mma takes 32 bytes of channels from each row: 16 numbers of a half type or 8 of tf32.
+#pragma once
+
+#include <type_traits>
+#include <utility>
+
+#include "../common/fold.h"
+#include "arch.cuh"
+
+namespace symconv::cuda {
+
+constexpr int kStepBytes = 32;
+
+namespace detail {
+template <typename Body, int... Is>
+__device__ __forceinline__ void unrolled(Body&& body, std::integer_sequence<int, Is...>) {
+  (body(std::integral_constant<int, Is>{}), ...);
+}
+}  // namespace detail
+
+// body(0), body(1), ..., body(N - 1), the numbers as types: for what must be a constant, such as the index of
+// a register.
+template <int N, typename Body>
+__device__ __forceinline__ void unrolled(Body&& body) {
+  detail::unrolled(body, std::make_integer_sequence<int, N>{});
+}
+
+// TileElement<T> says for T = Float16, BFloat16, TensorFloat32:
+//   Storage         the type of the tensor's elements
+//   kStepChannels   channels of one step
+//   kHalvesOnPatch  whether the halves of the fold (common/fold.h) stand on the patch and not on the weights.
+//   They do in float16,
+//                   where a plain sum of taps could overflow.
+//   Value           a word of the patch (two halves or one float32) while it is folded, with + and -
+//   value<A>(word)  the Value of a raw word in a fold over A axes; operand() of a Value is what mma takes
+template <typename T>
+struct TileElement;
+
+// Half types fold in the half type, two numbers at a time.
+template <typename T, uint32_t One, bool HalvesOnPatch>
+struct HalfElement {
+  struct Value {
+    uint32_t word;
+    friend __device__ __forceinline__ Value operator+(Value a, Value b) {
+      return {fma2<T>(b.word, One, a.word)};
+    }
+    friend __device__ __forceinline__ Value operator-(Value a, Value b) {
+      return {fma2<T>(b.word, One | 0x80008000u, a.word)};
+    }
+    __device__ __forceinline__ uint32_t operand() const { return word; }
+  };
+  using Storage = T;
+  static constexpr bool kHalvesOnPatch = HalvesOnPatch;
+  static constexpr int kStepChannels = 16;
+
+  template <int Axes>
+  static __device__ __forceinline__ Value value(uint32_t word) {
+    if constexpr (HalvesOnPatch && Axes > 0) {
+      return {mul2<T>(word, One - 0x04000400u * Axes)};  // 2^-Axes in float16
+    } else {
+      return {word};
+    }
+  }
+};
+template <>
+struct TileElement<BFloat16> : HalfElement<BFloat16, 0x3f803f80u, false> {};
+template <>
+struct TileElement<Float16> : HalfElement<Float16, 0x3c003c00u, true> {};
+
+// tf32 folds in float32 and is rounded afterwards.
+template <>
+struct TileElement<TensorFloat32> {
+  struct Value {
+    float number;
+    friend __device__ __forceinline__ Value operator+(Value a, Value b) { return {a.number + b.number}; }
+    friend __device__ __forceinline__ Value operator-(Value a, Value b) { return {a.number - b.number}; }
+    __device__ __forceinline__ uint32_t operand() const { return to_tf32(number); }
+  };
+  using Storage = float;
+  static constexpr bool kHalvesOnPatch = false;
+  static constexpr int kStepChannels = 8;
+
+  template <int Axes>
+  static __device__ __forceinline__ Value value(uint32_t word) {
+    return {word_to_float(word)};
+  }
+};
+
+}  // namespace symconv::cuda
