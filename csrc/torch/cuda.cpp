@@ -58,26 +58,26 @@ class Cuda {
 
   void fprop(const Problem& p, const View& input, const View& weight, const View& bias, const View& output,
              bool allow_tf32) const {
-    run(cuda::Operator::kFprop, p, output.dtype, allow_tf32,
+    run(cuda::Operator::kFprop, p, input, weight, allow_tf32,
         [&](const cuda::Context& context) { cuda::fprop(p, input, weight, bias, output, context); });
   }
   void dgrad(const Problem& p, const View& grad_output, const View& weight, const View& bias,
              const View& grad_input, bool allow_tf32) const {
-    run(cuda::Operator::kDgrad, p, grad_input.dtype, allow_tf32, [&](const cuda::Context& context) {
+    run(cuda::Operator::kDgrad, p, grad_output, weight, allow_tf32, [&](const cuda::Context& context) {
       cuda::dgrad(p, grad_output, weight, bias, grad_input, context);
     });
   }
   void wgrad(const Problem& p, const View& grad_output, const View& input, const View& grad_weight,
              bool allow_tf32) const {
-    run(cuda::Operator::kWgrad, p, grad_weight.dtype, allow_tf32,
+    run(cuda::Operator::kWgrad, p, grad_output, input, allow_tf32,
         [&](const cuda::Context& context) { cuda::wgrad(p, grad_output, input, grad_weight, context); });
   }
 
  private:
   template <typename Launch>
-  void run(cuda::Operator op, const Problem& p, cuda::DType dtype, bool allow_tf32,
+  void run(cuda::Operator op, const Problem& p, const View& first, const View& second, bool allow_tf32,
            const Launch& launch) const {
-    const size_t size = cuda::workspace_size(op, p, dtype, allow_tf32);
+    const size_t size = cuda::workspace_size(op, p, first, second, allow_tf32);
     std::optional<Tensor> workspace;
     if (size > 0) workspace = new_workspace(size, device_index_);
     launch({stream_, workspace ? workspace->mutable_data_ptr() : nullptr, allow_tf32});
