@@ -7,6 +7,7 @@ of the symmetric layer, and is given for both formats of the latter; the lower o
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -78,7 +79,7 @@ def ratio(
     def run() -> Reached | None:
         if pass_ == "prepacked" and not can_prepack():
             return None
-        data = Data(layer, dtype or setting.dtype, setting.device)
+        data = _data(layer, dtype or setting.dtype, setting.device)
         name = backend or native_or_torch(setting.device)
         times = measure(layer, [symmetry], pass_, data, setting.seconds, name)[symmetry]
         each = " / ".join(f"{times.ratio(format):.2f}" for format in times.ours)
@@ -88,6 +89,12 @@ def ratio(
         )
 
     return run
+
+
+@functools.lru_cache(maxsize=1)
+def _data(layer: Layer, dtype: torch.dtype, device: str) -> Data:
+    """Cases of the same layer follow each other."""
+    return Data(layer, dtype, device)
 
 
 def cases(setting: Setting) -> Iterator[Case]:
@@ -147,10 +154,10 @@ def _single_layers(setting: Setting) -> Iterator[Case]:
 
 def _resnet(setting: Setting) -> Iterator[Case]:
     def run() -> Reached | None:
-        from models import measure_model
+        from models import NETWORKS, measure_model
 
         times = measure_model(
-            "resnet18", ["hv"], "step", setting.dtype, setting.device, 20 * setting.seconds
+            NETWORKS["resnet18"], ["hv"], "step", setting.dtype, setting.device, 20 * setting.seconds
         )["hv"]
         each = " / ".join(f"{times.ratio(format):.2f}" for format in times.ours)
         return Reached(times.worse_ratio, each, f"dense {_milliseconds(times.best_dense)}")
@@ -171,14 +178,14 @@ def _tiny(setting: Setting) -> Iterator[Case]:
 
     def extra() -> Reached | None:
         """Microseconds that the symmetric layer takes beyond nn.Conv2d."""
-        data = Data(layer, setting.dtype, setting.device)
+        data = _data(layer, setting.dtype, setting.device)
         times = measure(layer, ["hv"], "fprop", data, setting.seconds, "auto")["hv"]
         more = {format: 1e6 * (timing.median - times.best_dense) for format, timing in times.ours.items()}
         each = " / ".join(f"{value:+.1f}" for value in more.values())
         return Reached(max(more.values()), f"{each} us", f"dense {_milliseconds(times.best_dense)}")
 
     def times_longer() -> Reached | None:
-        data = Data(layer, setting.dtype, setting.device)
+        data = _data(layer, setting.dtype, setting.device)
         times = measure(layer, ["hv"], "step", data, setting.seconds, "auto")["hv"]
         each = " / ".join(f"{1 / times.ratio(format):.2f}" for format in times.ours)
         return Reached(1 / times.worse_ratio, f"{each} times", f"dense {_milliseconds(times.best_dense)}")
@@ -195,7 +202,7 @@ def _errors(setting: Setting) -> Iterator[Case]:
     def run(layer: Layer, symmetry: str) -> Callable[[], Reached | None]:
         def of() -> Reached | None:
             bound = _tolerances().bound
-            data = Data(layer, setting.dtype, setting.device)
+            data = _data(layer, setting.dtype, setting.device)
             found = errors(layer, symmetry, data, native_or_torch(setting.device))
             shares = [e / bound(name, setting.dtype, found.dense[name]) for name, e in found.ours.items()]
             text = ", ".join(

@@ -18,9 +18,9 @@ namespace {
 
 using namespace symconv::cpu;
 
-constexpr int kRepeats = 7;
+constexpr int kRepeats = 40;
 
-// Seconds that one call takes: the best of several samples of a few milliseconds.
+// Seconds that one call takes: the best of many short samples.
 double seconds(const std::function<void()>& call) {
   using Clock = std::chrono::steady_clock;
   int64_t count = 1;
@@ -29,7 +29,7 @@ double seconds(const std::function<void()>& call) {
     const auto start = Clock::now();
     for (int64_t i = 0; i < count; ++i) call();
     const double elapsed = std::chrono::duration<double>(Clock::now() - start).count();
-    if (elapsed < 4e-3) {
+    if (elapsed < 3e-4) {
       count *= 2;
       continue;
     }
@@ -39,19 +39,16 @@ double seconds(const std::function<void()>& call) {
   return best;
 }
 
-// Cycles per second: a chain of dependent additions takes one cycle each.
+// Cycles per second: a chain of dependent multiplications takes three cycles each.
 double frequency() {
 #if defined(__x86_64__)
   const double time = seconds([] {
     int64_t x = 0;
     for (int i = 0; i < 1000; ++i) {
-      asm volatile(
-          "add $1, %0\nadd $1, %0\nadd $1, %0\nadd $1, %0\nadd $1, %0\n"
-          "add $1, %0\nadd $1, %0\nadd $1, %0\nadd $1, %0\nadd $1, %0"
-          : "+r"(x));
+      asm volatile("imul %0, %0\nimul %0, %0\nimul %0, %0\nimul %0, %0\nimul %0, %0\n" : "+r"(x));
     }
   });
-  return 1e4 / time;
+  return 15e3 / time;
 #else
   return 0;
 #endif
@@ -61,12 +58,13 @@ double frequency() {
 double fma_peak(int vector_bytes) {
 #if defined(__x86_64__)
 #define SYMCONV_FMA(reg, n) "vfmadd231ps %%" reg "15, %%" reg "14, %%" reg n "\n"
-#define SYMCONV_FMAS(reg)                                                                     \
-  SYMCONV_FMA(reg, "0")                                                                       \
-  SYMCONV_FMA(reg, "1")                                                                       \
-  SYMCONV_FMA(reg, "2") SYMCONV_FMA(reg, "3") SYMCONV_FMA(reg, "4") SYMCONV_FMA(reg, "5")     \
-      SYMCONV_FMA(reg, "6") SYMCONV_FMA(reg, "7") SYMCONV_FMA(reg, "8") SYMCONV_FMA(reg, "9") \
-          SYMCONV_FMA(reg, "10") SYMCONV_FMA(reg, "11")
+#define SYMCONV_FMAS(reg)                                                                      \
+  SYMCONV_FMA(reg, "0")                                                                        \
+  SYMCONV_FMA(reg, "1")                                                                        \
+  SYMCONV_FMA(reg, "2")                                                                        \
+  SYMCONV_FMA(reg, "3") SYMCONV_FMA(reg, "4") SYMCONV_FMA(reg, "5") SYMCONV_FMA(reg, "6")      \
+      SYMCONV_FMA(reg, "7") SYMCONV_FMA(reg, "8") SYMCONV_FMA(reg, "9") SYMCONV_FMA(reg, "10") \
+          SYMCONV_FMA(reg, "11")
 #define SYMCONV_CLOBBERS                                                                                     \
   "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm14", \
       "xmm15"
@@ -112,7 +110,9 @@ class Bench {
     for (int v = 1; v < k_.vectors; ++v) gemm(256, k_.rows, v);
     for (int m = 1; m < k_.rows; ++m) gemm(256, m, k_.vectors);
     for (int v = 1; v <= k_.vectors; ++v) gemm_strided(v);
-    for (const int copies : {1, 2, 4, 8}) fold(copies);
+    for (const int64_t channels : {16, 64}) {
+      for (const int copies : {1, 2, 4, 8}) fold(copies, channels);
+    }
     for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
       stage(dtype, false);
       stage(dtype, true);
@@ -179,9 +179,9 @@ class Bench {
                 2.0 * static_cast<double>(rows * points * width), time);
   }
 
-  // 3x3, hv, 64 channels in all, a panel of points within a row of 56.
-  void fold(int copies) {
-    const int64_t columns = 64 / copies, pitch = 58, plane = 6 * pitch + 2 * 48 + 13, row = k_.panel();
+  // 3x3, hv, `channels` in all, a panel of points within a row of 56.
+  void fold(int copies, int64_t channels) {
+    const int64_t columns = channels / copies, pitch = 58, plane = 6 * pitch + 2 * 48 + 13, row = k_.panel();
     std::vector<TapSet> sets(4);
     const int terms[] = {4, 2, 2, 1};
     const int64_t taps[4][4] = {
@@ -196,13 +196,13 @@ class Bench {
     }
     std::vector<Move> moves;
     for (int i = 0; i < k_.vectors; ++i) moves.push_back({i * k_.lanes, i * k_.lanes, k_.lanes});
-    std::vector<float> staged = numbers(64 * plane + 64), folded(9 * columns * row + 16);
+    std::vector<float> staged = numbers(channels * plane + 64), folded(9 * columns * row + 16);
     const FoldArguments<float> f{sets.data(),     4,     copies,       columns,
                                  aligned(staged), plane, moves.data(), static_cast<int>(moves.size()),
                                  aligned(folded), row};
     const double time = seconds([&] { k_.fold(f); });
-    print_cycles("fold", "hv 3x3 copies " + std::to_string(copies), static_cast<double>(9 * columns * row),
-                 time);
+    print_cycles("fold", "hv 3x3 copies " + std::to_string(copies) + " of " + std::to_string(columns),
+                 static_cast<double>(9 * columns * row), time);
   }
 
   // Rows of 56 points of 64 channels.
@@ -306,7 +306,7 @@ int main(int argc, char** argv) {
   }
   try {
     const double hertz = frequency();
-    std::printf("all,clock,dependent additions,GHz,%.4g\n", hertz * 1e-9);
+    std::printf("all,clock,dependent multiplications,GHz,%.4g\n", hertz * 1e-9);
     for (const std::string& name : names) Bench(name, hertz).run();
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());

@@ -16,6 +16,7 @@ import machine
 import options
 import plots
 import tables
+import torch
 from baselines import PASSES, Data
 from machine import Limits
 from measure import Errors, Times, can_prepack, errors, measure
@@ -211,6 +212,7 @@ def print_layers(arguments: argparse.Namespace, setting: Setting) -> int:
 
 def print_bars(arguments: argparse.Namespace, setting: Setting) -> int:
     """Measures and prints the table of bars."""
+    note(f"{torch.get_num_threads()} threads, --isa {setting.isa}, kernels: {machine.symconv_isa()}")
     rows = bars.shown(bars.run_bars(setting))
     print(tables.markdown(bars.HEADER, rows, left=2))
     if arguments.csv:

@@ -38,33 +38,36 @@ QUICK_BARS = re.compile("all hv|batch 1|stem|3-D|tiny|error.* 8x(64|512).*hv")
 QUICK_NETWORK = re.compile("resnet18")
 
 
-def write(setting: Setting, quick: bool, folder: Path) -> Path:
-    """Measures everything and writes ``benchmarks.md``, and more into the folder ``benchmarks`` beside it."""
+def write(setting: Setting, quick: bool, folder: Path, scale: float = 1.0) -> Path:
+    """Measures everything and writes ``benchmarks.md``, and more into the folder ``benchmarks`` beside it.
+
+    ``scale`` multiplies all budgets; of the setting's seconds nothing is used.
+    """
     beside = folder / "benchmarks"
+
+    def part(seconds: tuple[float, float], quickly: re.Pattern[str] | None = None) -> Setting:
+        only = quickly if quick and setting.only is None else setting.only
+        return dataclasses.replace(setting, seconds=scale * seconds[quick], only=only)
+
     note("limits of the machine")
-    limits = machine.limits(setting)
+    limits = machine.limits(setting, seconds=scale)
     sections = [_opening(setting, quick, limits)]
 
-    only = QUICK_BARS if quick else None
-    results = bars.run_bars(dataclasses.replace(setting, seconds=BAR_SECONDS[quick], only=only))
-    tables.write_csv(beside / "bars.csv", bars.HEADER, bars.shown(results))
-    sections.append(_bars(bars.shown(results)))
+    results = bars.shown(bars.run_bars(part(BAR_SECONDS, QUICK_BARS)))
+    tables.write_csv(beside / "bars.csv", bars.HEADER, results)
+    sections.append(_bars(results))
 
-    of_layers = dataclasses.replace(setting, seconds=LAYER_SECONDS[quick])
     which, passes = (QUICK, QUICK_PASSES) if quick else (LAYERS, DEFAULT_PASSES)
-    rows = layers.measure_all(which, passes, of_layers)
+    rows = layers.measure_all(which, passes, part(LAYER_SECONDS))
     tables.write_csv(beside / "layers.csv", layers.CSV_HEADER, layers.csv_rows(rows, limits))
     (beside / "layers.md").write_text(_long(rows, limits), encoding="utf-8")
     sections.append(_layers(rows, limits, _draw(rows, limits, setting.dtype.itemsize, beside)))
 
-    only = QUICK_NETWORK if quick else None
-    networks = models.table(
-        models.measure_all(dataclasses.replace(setting, seconds=MODEL_SECONDS[quick], only=only))
-    )
+    networks = models.table(models.measure_all(part(MODEL_SECONDS, QUICK_NETWORK)))
     tables.write_csv(beside / "models.csv", models.HEADER, networks)
     sections.append(_models(networks))
 
-    cells = crossover.measure_all(dataclasses.replace(setting, seconds=CROSSOVER_SECONDS[quick]), quick)
+    cells = crossover.measure_all(part(CROSSOVER_SECONDS), quick)
     tables.write_csv(beside / "crossover.csv", crossover.header(cells), crossover.table(cells))
     sections.append(_crossover(cells))
 
@@ -199,8 +202,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, default=ROOT / "docs", help="folder for benchmarks.md and benchmarks/"
     )
+    parser.add_argument("--scale", type=float, default=1.0, help="factor on all time budgets")
+    parser.add_argument(
+        "--only", type=re.compile, metavar="REGEX", help="only what it is found in the name of"
+    )
     arguments = parser.parse_args(argv)
-    path = write(options.apply(arguments), arguments.quick, arguments.out)
+    setting = dataclasses.replace(options.apply(arguments), only=arguments.only)
+    path = write(setting, arguments.quick, arguments.out, arguments.scale)
     print(path.read_text(encoding="utf-8"))
     note(f"written: {path}")
     return 0
