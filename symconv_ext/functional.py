@@ -26,7 +26,7 @@ from torch import Tensor
 from . import checks
 from .convolve import convolve, convolve_transposed
 from .problem import Problem, Size
-from .symmetry import Symmetry, parse_mask
+from .symmetry import Symmetry, as_mapping, mirrored_copies
 
 __all__ = [
     "symmetric_conv1d",
@@ -142,8 +142,12 @@ def _problem(
             f"weight: expected {rank + 2} dimensions, the reduced weight of a {rank}-D layer, got shape "
             f"{tuple(weight.shape)}"
         )
-    tied = symmetry if isinstance(symmetry, Symmetry) else tuple((symmetry or {}).items())
-    problem = _cached_problem(rank, tuple(weight.shape), groups, tied, transposed, *map(_hashable, geometry))
+    tied = symmetry if isinstance(symmetry, Symmetry) else tuple(as_mapping(symmetry).items())
+    arguments = (rank, tuple(weight.shape), groups, tied, transposed, *map(_hashable, geometry))
+    try:
+        problem = _cached_problem(*arguments)
+    except TypeError:  # something that cannot be hashed: without the cache, the error says what is wrong
+        problem = _cached_problem.__wrapped__(*arguments)
     checks.check_weight(problem, weight)
     return problem
 
@@ -158,28 +162,14 @@ def _cached_problem(
     *geometry: Any,
 ) -> Problem:
     if isinstance(tied, Symmetry):
-        symmetry = tied
-        if symmetry.groups != groups:
-            raise ValueError(f"groups: expected {symmetry.groups}, as in the symmetry, got {groups}")
+        if tied.groups != groups:
+            raise ValueError(f"groups: expected {tied.groups}, as in the symmetry, got {groups}")
+        symmetry = Symmetry(tied, tied.out_channels, groups, rank)
     else:
         unique = weight_size[1] * groups if transposed else weight_size[0]
-        symmetry = Symmetry(dict(tied), unique + _copies(tied, rank), groups, rank)
+        symmetry = Symmetry(dict(tied), unique + mirrored_copies(dict(tied), groups, rank), groups, rank)
     in_channels = weight_size[0] if transposed else weight_size[1] * groups
     return Problem(rank, symmetry, transposed, in_channels, weight_size[2:], *geometry)
-
-
-def _copies(tied: tuple[tuple[str, int | str], ...], rank: int) -> int:
-    """How many of the filters are mirrored copies."""
-    copies = 0
-    for name, count in tied:
-        size = 1 << parse_mask(name, rank).bit_count()
-        if isinstance(count, str):
-            raise ValueError(
-                f"symmetry: {name!r}: a percentage needs the number of output channels, got {count!r}; pass "
-                f"Symmetry({dict(tied)!r}, out_channels) or numbers"
-            )
-        copies += count - count // size
-    return copies
 
 
 def _hashable(value: Any) -> Any:

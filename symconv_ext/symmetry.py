@@ -163,6 +163,38 @@ def filters_of(orbits: Sequence[int]) -> int:
     return sum(count * _orbit_size(mask) for mask, count in zip(BLOCK_MASKS, orbits, strict=True))
 
 
+def as_mapping(symmetry: Mapping[str, int | str] | None) -> Mapping[str, int | str]:
+    """The counts of a spec, none for None; TypeError for anything else than a mapping."""
+    if symmetry is None:
+        return {}
+    if not isinstance(symmetry, Mapping):
+        raise TypeError(
+            f"symmetry: expected a dict such as {{'h': 2, 'hv': 8}}, or None, got "
+            f"{type(symmetry).__name__} {symmetry!r}"
+        )
+    return symmetry
+
+
+def mirrored_copies(symmetry: Mapping[str, int | str], groups: int, rank: int) -> int:
+    """How many filters of a spec are mirrored copies, found without knowing the number of output channels.
+
+    Raises as :class:`Symmetry` does; and ``ValueError`` for a percentage, which needs that number.
+    """
+    if groups < 1:
+        raise ValueError(f"groups: expected at least 1, got {groups}")
+    copies = 0
+    for name, count in symmetry.items():
+        mask = parse_mask(name, rank)
+        if isinstance(count, str):
+            raise ValueError(
+                f"symmetry: {name!r}: a percentage needs the number of output channels, got {count!r}; pass "
+                f"Symmetry({dict(symmetry)!r}, out_channels) or numbers"
+            )
+        filters = _whole_number(name, count, mask, groups * _orbit_size(mask), groups)
+        copies += filters - filters // _orbit_size(mask)
+    return copies
+
+
 def _orbit_size(mask: int) -> int:
     return 1 + len(REFLECTIONS[mask])
 
@@ -176,13 +208,7 @@ def _parse(
     symmetry: Mapping[str, int | str] | None, out_channels: int, groups: int, rank: int
 ) -> dict[int, int]:
     """Filters per mask, in the order named; every count is whole orbits in every group and they fit."""
-    if symmetry is None:
-        return {}
-    if not isinstance(symmetry, Mapping):
-        raise TypeError(
-            f"symmetry: expected a dict such as {{'h': 2, 'hv': 8}}, or None, got "
-            f"{type(symmetry).__name__} {symmetry!r}"
-        )
+    symmetry = as_mapping(symmetry)
     names: dict[int, str] = {}
     filters: dict[int, int] = {}
     exact: dict[int, Fraction] = {}  # what was asked for, before a percentage is rounded
