@@ -109,8 +109,9 @@ struct Fold {
   }
 };
 
-// The ±1 (Hadamard) transform of N = 1, 2, 4 or 8 values in place: values[q] = sum over e of (-1)^popcount(q & e) values[e].
-// Ranks q and e are those of subset(), so the sign is sign(subset(mask, q), subset(mask, e)) for any mask of log2 N axes.
+// The ±1 (Hadamard) transform of N = 1, 2, 4 or 8 values in place: values[q] = sum over e of (-1)^popcount(q
+// & e) values[e]. Ranks q and e are those of subset(), so the sign is sign(subset(mask, q), subset(mask, e))
+// for any mask of log2 N axes.
 template <int N, typename Value>
 SYMCONV_HD inline void hadamard(Value* values) {
 #if defined(__GNUC__) && !defined(__CUDACC__)
