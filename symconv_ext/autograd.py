@@ -31,7 +31,7 @@ class _Fprop(Function):
 
     @staticmethod
     def forward(*inputs: Any) -> Tensor:
-        return ops.fprop(*inputs)
+        return _below_autograd(ops.fprop, inputs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -72,7 +72,7 @@ class _Dgrad(Function):
 
     @staticmethod
     def forward(*inputs: Any) -> Tensor:
-        return ops.dgrad(*inputs)
+        return _below_autograd(ops.dgrad, inputs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -112,7 +112,7 @@ class _Wgrad(Function):
 
     @staticmethod
     def forward(*inputs: Any) -> Tensor:
-        return ops.wgrad(*inputs)
+        return _below_autograd(ops.wgrad, inputs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -141,6 +141,14 @@ class _Wgrad(Function):
             None if grad_t is None else wgrad(grad_t, input, ctx.weight_size, *ctx.args),
             None if input_t is None else wgrad(grad_output, input_t, ctx.weight_size, *ctx.args),
         )
+
+
+def _below_autograd(operator: Any, args: tuple[Any, ...]) -> Tensor:
+    """Calls an operator past its registered formula, whose Python costs more than a small convolution."""
+    if torch._C._are_functorch_transforms_active():
+        return operator(*args)  # an outer transform may still want the formula
+    with torch._C._AutoDispatchBelowAutograd():
+        return operator(*args)
 
 
 def _cut(output: Tensor, like: Tensor) -> Tensor:
@@ -187,7 +195,7 @@ class _Differentiable:
             return self.function.apply(*args)
         if torch.is_grad_enabled() or forward_ad._current_level >= 0:
             return self.record(*args)
-        return self.operator(*args)
+        return _below_autograd(self.operator, args)
 
 
 fprop: _Differentiable = _Differentiable(ops.fprop, _Fprop)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from .problem import Problem
@@ -45,12 +44,16 @@ def check_tensors(
                 f"input: expected a tensor on {tensor.device}, where the {name} is, got one on "
                 f"{input.device}; move one with .to(device)"
             )
-        if tensor.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type):
+        if tensor.dtype != input.dtype:
             raise RuntimeError(
                 f"input: expected {_name(tensor)}, the dtype of the {name}, got {_name(input)}; convert one "
                 f"with .to(dtype), or use torch.autocast"
             )
     before = input.shape[-rank:]
+    if min(before) < 1:
+        raise RuntimeError(
+            f"input: expected at least one point in every dimension, got ({spatial}) = {tuple(before)}"
+        )
     if problem.pad is not None:
         pads = problem.pad[::-1]
         before = [n + pads[2 * i] + pads[2 * i + 1] for i, n in enumerate(before)]  # type: ignore[assignment]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from . import autograd, backends, checks, reference
 from .problem import Problem
@@ -16,10 +17,15 @@ def convolve(problem: Problem, input: Tensor, weight: Tensor, bias: Tensor | Non
 
     ``bias`` has ``out_channels`` values. Raises ``RuntimeError`` for tensors that do not fit the problem.
     """
+    if input.dim() == problem.rank + 1:
+        return convolve(problem, input.unsqueeze(0), weight, bias).squeeze(0)
     try:
-        if input.dim() == problem.rank + 1:
-            return _convolve(problem, input.unsqueeze(0), weight, bias).squeeze(0)
-        return _convolve(problem, input, weight, bias)
+        if torch.is_autocast_enabled("cpu" if input.is_cpu else input.device.type):
+            input, weight, bias = _autocast(input, weight, bias)
+        padded = input if problem.pad is None else F.pad(input, problem.pad, mode=problem.pad_mode)
+        if backends.choose(problem, padded).native:
+            return autograd.fprop(padded, weight, bias, *problem.args, backends.allow_tf32(padded))
+        return reference.fprop(padded, weight, bias, *problem.args)
     except (RuntimeError, ValueError):
         checks.check_tensors(problem, input, weight, bias)
         raise
@@ -33,47 +39,18 @@ def convolve_transposed(
     output_padding: Sequence[int] | None = None,
 ) -> Tensor:
     """The transposed convolution ``problem``, as :func:`convolve`; ``output_padding`` only for this call."""
+    if input.dim() == problem.rank + 1:
+        return convolve_transposed(problem, input.unsqueeze(0), weight, bias, output_padding).squeeze(0)
     try:
-        if input.dim() == problem.rank + 1:
-            output = _convolve_transposed(problem, input.unsqueeze(0), weight, bias, output_padding)
-            return output.squeeze(0)
-        return _convolve_transposed(problem, input, weight, bias, output_padding)
+        if torch.is_autocast_enabled("cpu" if input.is_cpu else input.device.type):
+            input, weight, bias = _autocast(input, weight, bias)
+        size = (input.size(0), problem.out_channels, *problem.output_size(input.shape[2:], output_padding))
+        if backends.choose(problem, input).native:
+            return autograd.dgrad(input, weight, bias, size, *problem.args, backends.allow_tf32(input))
+        return reference.dgrad(input, weight, bias, size, *problem.args)
     except (RuntimeError, ValueError):
         checks.check_tensors(problem, input, weight, bias, output_padding)
         raise
-
-
-def _convolve(problem: Problem, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if _autocast_is_on(input):
-        input, weight, bias = _autocast(input, weight, bias)
-    if problem.pad is not None:
-        input = problem.pad_input(input)
-    if backends.choose(problem, input).native:
-        return autograd.fprop(input, weight, bias, *problem.args, backends.allow_tf32(input))
-    return reference.fprop(input, weight, bias, *problem.args)
-
-
-def _convolve_transposed(
-    problem: Problem,
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    output_padding: Sequence[int] | None,
-) -> Tensor:
-    if _autocast_is_on(input):
-        input, weight, bias = _autocast(input, weight, bias)
-    size = (input.size(0), problem.out_channels, *problem.output_size(input.shape[2:], output_padding))
-    if backends.choose(problem, input).native:
-        return autograd.dgrad(input, weight, bias, size, *problem.args, backends.allow_tf32(input))
-    return reference.dgrad(input, weight, bias, size, *problem.args)
-
-
-def _autocast_is_on(input: Tensor) -> bool:
-    """Whether autocast is on for the input's device; there are devices without it, such as meta."""
-    if input.is_cpu:
-        return torch.is_autocast_enabled("cpu")
-    device = input.device.type
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def _autocast(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -6,9 +6,6 @@ from collections.abc import Iterable, Sequence
 from operator import index
 from typing import Any
 
-from torch import Tensor
-from torch.nn import functional as F
-
 from .symmetry import Symmetry
 
 Size = int | Iterable[int]
@@ -151,14 +148,10 @@ class Problem:
             size *= k
         return size
 
-    def pad_input(self, input: Tensor) -> Tensor:
-        """The input with the padding that the operators do not do themselves."""
-        return input if self.pad is None else F.pad(input, self.pad, mode=self.pad_mode)
-
     def output_size(
         self, input_size: Iterable[int], output_padding: Iterable[int] | None = None
     ) -> list[int]:
-        """Spatial sizes of the output for the spatial sizes of an input (padded by :meth:`pad_input`)."""
+        """Spatial sizes of the output for the spatial sizes of an input that is padded by ``pad``."""
         each = zip(input_size, self.kernel_size, self.stride, self.padding, self.dilation, strict=True)
         if not self.transposed:
             return [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in each]

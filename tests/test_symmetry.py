@@ -1,4 +1,4 @@
-"""The symmetry spec and the channel plan: what a spec means, in which order the channels stand, and what is refused."""
+"""The symmetry spec and the channel plan: what a spec means, the order of the channels, what is refused."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_percentages(symmetry, out_channels, groups, counts):
 
 
 def test_a_number_does_not_give_way_to_a_percentage():
-    # 1.5 filters become 2, which is one too many: the percentage gives up its pair, though a number is named last.
+    # 1.5 filters become 2, which is one too many: a percentage gives up its pair, though a number is last.
     assert Symmetry({"h": "30%", "v": "30%", "z": 2}, 5).counts == {"h": 2, "z": 2}
 
 
