@@ -238,6 +238,16 @@ void fill_output(Problem& p, const char* input_name, const Ints& input, const In
   }
 }
 
+// A stride past the last tap, or the dilation of a single tap, changes nothing: made small, since kernels may do work
+// for every residue modulo the stride.
+void drop_ineffective(Problem& p) {
+  for (int d = 0; d < kAxes; ++d) {
+    if (p.kernel[d] == 1) p.dilation[d] = 1;
+    const int64_t room = p.input[d] + 2 * p.padding[d] - reach(p, d);
+    if (p.output[d] == 1) p.stride[d] = std::min(p.stride[d], std::max<int64_t>(room, 0) + 1);
+  }
+}
+
 }  // namespace
 
 void check_tensors(const Argument& first, const Argument& second) {
@@ -277,6 +287,7 @@ Problem fprop_problem(const Tensor& input, const Tensor& weight, const Geometry&
     }
     p.output[d] = room / p.stride[d] + 1;
   }
+  drop_ineffective(p);
   return p;
 }
 
@@ -288,6 +299,7 @@ Problem dgrad_problem(const Tensor& grad_output, const Tensor& weight, const Int
   fill_geometry(p, geometry, rank);
   fill_input(p, "input_size", input_size, rank);
   fill_output(p, "input_size", input_size, grad_output.sizes().vec(), rank);
+  drop_ineffective(p);
   return p;
 }
 
@@ -300,6 +312,7 @@ Problem wgrad_problem(const Tensor& grad_output, const Tensor& input, const Ints
   fill_geometry(p, geometry, rank);
   fill_input(p, "input", sizes, rank);
   fill_output(p, "input", sizes, grad_output.sizes().vec(), rank);
+  drop_ineffective(p);
   return p;
 }
 
