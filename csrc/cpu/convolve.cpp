@@ -21,6 +21,7 @@ struct RowRange {
 struct ThreadScratch {
   Scratch staged, folded, accumulators;
   std::vector<Move> moves;
+  std::vector<int> ends;
   std::vector<OutputRun> runs;
   std::vector<RowRange> rows;
 };
@@ -34,7 +35,8 @@ class Convolve {
         schedule_(schedule(convolution, kernels_.lanes, kernels_.vectors, kernels_.rows, kernels_.l1_bytes,
                            kernels_.l2_bytes, sizeof(T), threads)),
         patch_(convolution, schedule_.tiling, kernels_.lanes, sizeof(T)),
-        packing_(convolution, patch_, kernels_.rows) {
+        packing_(convolution, patch_, schedule_.piece_columns, kernels_.rows),
+        panel_(kernels_.lanes * schedule_.vectors) {
     (void)dtype;
   }
 
@@ -65,7 +67,7 @@ class Convolve {
  private:
   void run_tile(int64_t group, const Tile& tile, int64_t split, const Tensor& source, const T* packed,
                 const T* bias, const Tensor& output, ThreadScratch& scratch) const {
-    const int64_t panel = kernels_.panel(), points = tile.points();
+    const int64_t panel = panel_, points = patch_.points(tile);
     const size_t chunks = patch_.chunks().size();
     // Rows of accumulators: for each row block the split's part of every slot.
     int64_t accumulator_rows = 0;
@@ -80,51 +82,76 @@ class Convolve {
     }
     if (accumulator_rows == 0) return;
     // With one chunk a panel is finished at once; otherwise the whole tile's accumulators are kept.
-    const int64_t row = chunks == 1 ? panel : (points + panel - 1) / panel * panel;
+    const int64_t row = chunks == 1 ? panel : ceil_div(points, panel) * panel;
     T* accumulators = scratch.accumulators.get<T>(accumulator_rows * row);
     T* staged = scratch.staged.get<T>(patch_.staged_elements());
+    patch_.moves(tile, panel, scratch.moves, scratch.ends);
     if (chunks == 0) std::fill_n(accumulators, accumulator_rows * row, T(0));
     for (size_t k = 0; k < std::max<size_t>(chunks, 1); ++k) {
       if (chunks > 0) patch_.stage(kernels_, tile, patch_.chunks()[k], group, source, staged);
-      for (int64_t begin = 0; begin < points; begin += panel) {
-        const int64_t end = std::min(begin + panel, points);
+      for (int64_t i = 0; i * panel < points; ++i) {
+        const int64_t begin = i * panel, end = std::min(begin + panel, points);
         T* sums = accumulators + (chunks == 1 ? 0 : begin);
-        if (chunks > 0) multiply(group, tile, k, begin, end, staged, packed, sums, row, scratch);
-        if (k + 1 >= chunks) write(group, tile, begin, end, sums, row, bias, output, scratch);
+        if (k + 1 >= chunks) patch_.runs(tile, begin, end, output, scratch.runs);
+        if (chunks > 0) multiply(group, i, end - begin, k, staged, packed, sums, row, output, scratch);
+        if (k + 1 >= chunks) write(group, sums, row, bias, output, scratch);
       }
     }
   }
 
-  // Folds a panel of one chunk and adds its products to the slots.
-  void multiply(int64_t group, const Tile& tile, size_t k, int64_t begin, int64_t end, const T* staged,
-                const T* packed, T* sums, int64_t sums_row, ThreadScratch& scratch) const {
+  // Folds panel `i`, of `points` points, of one chunk, piece by piece, and adds its products to the slots.
+  void multiply(int64_t group, int64_t i, int64_t points, size_t k, const T* staged, const T* packed, T* sums,
+                int64_t sums_row, const Tensor& output, ThreadScratch& scratch) const {
     const Chunk& chunk = patch_.chunks()[k];
-    const int64_t panel = kernels_.panel(), n = chunk.columns;
-    T* folded = scratch.folded.get<T>(patch_.coefficients() * n * panel);
-    patch_.moves(tile, begin, end, panel, scratch.moves);
-    patch_.fold(kernels_, chunk, scratch.moves, staged, folded, panel);
-    const int vectors = static_cast<int>((end - begin + kernels_.lanes - 1) / kernels_.lanes);
-    for (size_t b = 0; b < c_.rows.size(); ++b) {
-      const RowRange range = scratch.rows[b];
-      for (const Slot& slot : packing_.slots(b)) {
-        Segment<T> segments[kMaxOrbit];
-        int count = 0;
-        for (const Slot::Run& run : slot.runs)
-          segments[count++] = {folded + run.first * n * panel, run.count * n};
-        for (int64_t r = range.first; r < range.last; r += kernels_.rows) {
-          const int m = static_cast<int>(std::min<int64_t>(kernels_.rows, range.last - r));
-          kernels_.gemm(m, vectors, packed + packing_.offset(group, k, b, r) + slot.first * n * m, 1, m,
-                        segments, count, panel, sums + (r - range.first) * sums_row, sums_row, k > 0);
+    const int64_t panel = panel_;
+    const int first_move = i == 0 ? 0 : scratch.ends[i - 1], moves = scratch.ends[i] - first_move;
+    const int vectors = static_cast<int>(ceil_div(points, kernels_.lanes));
+    const std::vector<Piece>& pieces = packing_.pieces(k);
+    T* folded = scratch.folded.get<T>(patch_.coefficients() * pieces[0].columns * panel);
+    for (size_t j = 0; j < pieces.size(); ++j) {
+      const Piece& piece = pieces[j];
+      const int64_t n = piece.columns;
+      const bool last = k + 1 == patch_.chunks().size() && j + 1 == pieces.size();
+      patch_.fold(kernels_, chunk, piece.first, n, scratch.moves.data() + first_move, moves, staged, folded, panel);
+      T* target = sums;
+      for (size_t b = 0; b < c_.rows.size(); ++b) {
+        const RowRange range = scratch.rows[b];
+        const std::vector<Slot>& slots = packing_.slots(b);
+        for (size_t q = 0; q < slots.size(); ++q) {
+          const Slot& slot = slots[q];
+          Segment<T> segments[kMaxOrbit];
+          int count = 0;
+          for (const Slot::Run& run : slot.runs) segments[count++] = {folded + run.first * n * panel, run.count * n};
+          for (int64_t r = range.first; r < range.last; r += kernels_.rows) {
+            const int m = static_cast<int>(std::min<int64_t>(kernels_.rows, range.last - r));
+            if (last) prefetch(group, b, static_cast<int>(q), r, m, output, scratch);
+            kernels_.gemm(m, vectors, packed + packing_.offset(group, k, piece, b, r) + slot.first * n * m, 1, m,
+                          segments, count, panel, target + (r - range.first) * sums_row, sums_row, k > 0 || j > 0);
+          }
+          target += (range.last - range.first) * sums_row;
         }
-        sums += (range.last - range.first) * sums_row;
+      }
+    }
+  }
+
+  // Asks for the cache lines that the epilogue will write for copy `copy` of `m` rows, while there is arithmetic to hide it.
+  void prefetch(int64_t group, size_t b, int copy, int64_t row, int m, const Tensor& output,
+                const ThreadScratch& scratch) const {
+    const int64_t element = element_size(output.dtype), step = output.strides[4] * c_.output_step[2] * element;
+    if (step != element) return;
+    const int64_t channel = group * c_.row_channels + c_.rows[b].channel(row, copy);
+    for (const OutputRun& run : scratch.runs) {
+      const char* first = static_cast<const char*>(output.data) +
+                          (run.offset + channel * output.strides[1]) * element;
+      for (int r = 0; r < m; ++r, first += output.strides[1] * element) {
+        for (int64_t at = 0; at < run.count * element; at += 64) __builtin_prefetch(first + at, 1);
       }
     }
   }
 
   // The butterfly of a finished panel, to the output.
-  void write(int64_t group, const Tile& tile, int64_t begin, int64_t end, const T* sums, int64_t sums_row,
-             const T* bias, const Tensor& output, ThreadScratch& scratch) const {
-    patch_.runs(tile, begin, end, output, scratch.runs);
+  void write(int64_t group, const T* sums, int64_t sums_row, const T* bias, const Tensor& output,
+             const ThreadScratch& scratch) const {
     const int64_t first_channel = group * c_.row_channels, element = element_size(output.dtype);
     for (size_t b = 0; b < c_.rows.size(); ++b) {
       const Block& block = c_.rows[b];
@@ -158,6 +185,7 @@ class Convolve {
   Schedule schedule_;
   Patch patch_;
   Packing packing_;
+  int64_t panel_;  // points that are multiplied at once
 };
 
 template <typename F>

@@ -47,7 +47,7 @@ struct TapSet {
   int64_t coefficient[kMaxTerms];
 };
 
-// What fold needs to know of one chunk of columns. Column j of copy c is plane c * columns + j of `staged`.
+// What fold needs to know of one chunk of columns. Copy c of column j is plane j * copies + c of `staged`.
 template <typename T>
 struct FoldArguments {
   const TapSet* sets;

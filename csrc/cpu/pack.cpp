@@ -5,12 +5,18 @@
 
 namespace symconv::cpu {
 
-Packing::Packing(const Convolution& convolution, const Patch& patch, int rows)
+Packing::Packing(const Convolution& convolution, const Patch& patch, int64_t columns, int rows)
     : convolution_(convolution), patch_(patch), panel_rows_(rows), taps_(convolution.taps()) {
-  int64_t elements = 0;
+  int64_t before = 0;
   for (const Chunk& chunk : patch.chunks()) {
-    before_.push_back(elements);
-    elements += chunk.columns * convolution.row_filters() * taps_;
+    before_.push_back(before);
+    before += chunk.columns;
+    const int64_t count = ceil_div(chunk.columns, columns), each = ceil_div(chunk.columns, count);
+    std::vector<Piece> pieces;
+    for (int64_t first = 0; first < chunk.columns; first += each) {
+      pieces.push_back({first, std::min(each, chunk.columns - first)});
+    }
+    pieces_.push_back(std::move(pieces));
   }
   const Fold& fold = patch.fold();
   int64_t rows_before = 0;
@@ -55,16 +61,21 @@ void Packing::pack(const Kernels<T>& kernels, const Tensor& weight, T* packed, c
     }
   }
   struct Panel {
-    size_t chunk, block;
+    size_t chunk;
+    Piece piece;
+    size_t block;
     int64_t row;
   };
   std::vector<Panel> panels;
   std::vector<std::vector<TapSet>> sets;
-  for (size_t b = 0; b < c.rows.size(); ++b)
+  for (size_t b = 0; b < c.rows.size(); ++b) {
     sets.push_back(tap_sets(patch_.fold(), 0, offsets, positions_[b]));
+  }
   for (size_t k = 0; k < patch_.chunks().size(); ++k) {
-    for (size_t b = 0; b < c.rows.size(); ++b) {
-      for (int64_t row = 0; row < c.rows[b].orbits; row += panel_rows_) panels.push_back({k, b, row});
+    for (const Piece& piece : pieces_[k]) {
+      for (size_t b = 0; b < c.rows.size(); ++b) {
+        for (int64_t row = 0; row < c.rows[b].orbits; row += panel_rows_) panels.push_back({k, piece, b, row});
+      }
     }
   }
   const int64_t per_group = static_cast<int64_t>(panels.size());
@@ -73,14 +84,15 @@ void Packing::pack(const Kernels<T>& kernels, const Tensor& weight, T* packed, c
       const int64_t group = i / per_group;
       const Panel& panel = panels[i % per_group];
       const Chunk& chunk = patch_.chunks()[panel.chunk];
-      const int64_t column = c.columns[chunk.block].first + chunk.first,
-                    row = c.rows[panel.block].first + panel.row;
+      const int64_t column = c.columns[chunk.block].first + chunk.first + panel.piece.first;
+      const int64_t row = c.rows[panel.block].first + panel.row, columns = panel.piece.columns;
       const int rows = static_cast<int>(std::min(panel_rows_, c.rows[panel.block].orbits - panel.row));
       kernels.fold_weight(weight.dtype, sets[panel.block].data(), static_cast<int>(sets[panel.block].size()),
                           static_cast<const char*>(weight.data) +
                               (group * group_stride + row * row_stride + column * column_stride) * element,
-                          row_stride, rows, column_stride, chunk.columns,
-                          packed + offset(group, panel.chunk, panel.block, panel.row), chunk.columns * rows);
+                          row_stride, rows, column_stride, columns,
+                          packed + offset(group, panel.chunk, panel.piece, panel.block, panel.row),
+                          columns * rows);
     }
   });
 }

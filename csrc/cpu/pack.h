@@ -1,8 +1,8 @@
 // Folded weights in the order in which the GEMM of a convolution reads them.
 //
-// [group][chunk of columns][row block][panel of rows][coefficient, slot by slot][column][row of the panel]:
-// exactly as many numbers as the reduced weight. A panel is kernels.rows rows of one block, or what is left
-// of it.
+// [group][piece of columns][row block][panel of rows][coefficient, slot by slot][column][row of the panel]:
+// exactly as many numbers as the reduced weight. A piece is the part of a chunk that is folded and multiplied at
+// once; a panel is kernels.rows rows of one block, or what is left of it.
 #pragma once
 
 #include <cstdint>
@@ -22,17 +22,26 @@ struct Slot {
   std::vector<Run> runs;
 };
 
+// Columns [first, first + columns) of a chunk.
+struct Piece {
+  int64_t first, columns;
+};
+
 class Packing {
  public:
-  Packing(const Convolution& convolution, const Patch& patch, int rows);
+  // Pieces of at most `columns` columns, panels of at most `rows` rows.
+  Packing(const Convolution& convolution, const Patch& patch, int64_t columns, int rows);
 
   int64_t elements() const { return convolution_.groups * group_elements(); }
   const std::vector<Slot>& slots(size_t block) const { return slots_[block]; }
 
+  const std::vector<Piece>& pieces(size_t chunk) const { return pieces_[chunk]; }
+
   // Packed element at which the panel of rows from `row` of row block `block` starts.
-  int64_t offset(int64_t group, size_t chunk, size_t block, int64_t row) const {
-    return group * group_elements() + before_[chunk] +
-           (rows_before_[block] + row) * taps_ * patch_.chunks()[chunk].columns;
+  int64_t offset(int64_t group, size_t chunk, const Piece& piece, size_t block, int64_t row) const {
+    return group * group_elements() +
+           taps_ * ((before_[chunk] + piece.first) * convolution_.row_filters() +
+                    (rows_before_[block] + row) * piece.columns);
   }
 
   // Folds and packs `weight`, whose rows and columns of a group lie weight_row and weight_column apart.
@@ -47,11 +56,11 @@ class Packing {
   const Convolution& convolution_;
   const Patch& patch_;
   int64_t panel_rows_, taps_;
-  std::vector<int64_t> before_;           // packed elements of a group before each chunk
+  std::vector<int64_t> before_;           // columns of a group before each chunk
+  std::vector<std::vector<Piece>> pieces_;  // of each chunk
   std::vector<int64_t> rows_before_;      // rows of a group before each row block
   std::vector<std::vector<Slot>> slots_;  // of each row block
-  std::vector<std::vector<int64_t>>
-      positions_;  // of each coefficient in the packed order, for each row block
+  std::vector<std::vector<int64_t>> positions_;  // of each coefficient in a row block's packed order
 };
 
 }  // namespace symconv::cpu

@@ -80,7 +80,10 @@ void Patch::stage(const Kernels<T>& kernels, const Tile& tile, const Chunk& chun
   const char* base = static_cast<const char*>(source.data);
   const int64_t height = c_.output[1], step = c_.stride[2];
   const auto zero = [&](int64_t at, int64_t count) {
-    for (int64_t p = 0; p < chunk.planes(); ++p) std::fill_n(staged + p * plane_ + at, count, T(0));
+    T* to = staged + at;
+    for (int64_t p = 0; p < chunk.planes(); ++p, to += plane_) {
+      for (int64_t i = 0; i < count; ++i) to[i] = T(0);
+    }
   };
   int64_t section = 0;  // staged rows so far
   for (int64_t row = tile.first_row; row < tile.last_row;) {
@@ -119,7 +122,7 @@ void Patch::stage(const Kernels<T>& kernels, const Tile& tile, const Chunk& chun
             const int64_t channel = group * c_.column_channels + block.channel(chunk.first, copy);
             kernels.stage(source.dtype, base + (point + channel * source.strides[1]) * element,
                           source.strides[1], step * source.strides[4], chunk.columns, high - low,
-                          staged + copy * chunk.columns * plane_ + at + low, plane_);
+                          staged + copy * plane_ + at + low, chunk.copies * plane_);
           }
           if (high < strip.count) zero(at + high, strip.count - high);
         }
@@ -129,67 +132,104 @@ void Patch::stage(const Kernels<T>& kernels, const Tile& tile, const Chunk& chun
   }
 }
 
-void Patch::moves(const Tile& tile, int64_t begin, int64_t end, int64_t capacity,
-                  std::vector<Move>& moves) const {
-  moves.clear();
-  const int64_t width = tile.width(), height = c_.output[1];
-  for (int64_t point = begin; point < end;) {
-    const int64_t row = tile.first_row + point / width, x = point % width;
-    const int64_t length = std::min(width - x, end - point);
-    // Staged rows: a section per z tap for every slice of the tile before this one.
-    const int64_t slice = row / height - tile.first_row / height;
-    const int64_t y = slice > 0 ? row % height : row - tile.first_row;
-    const int64_t source = (slice * c_.kernel[0] * section_rows_ + y * point_rows_) * row_pitch_ + x;
-    for (int64_t i = 0; i < length; i += lanes_) {
-      int64_t at = i, count = lanes_;
-      if (i + lanes_ > length) {
-        if (length >= lanes_) {
-          at = length - lanes_;  // overlap the one before
-        } else if (point - begin + lanes_ > capacity) {
-          count = length;
-        }
-      }
-      moves.push_back({static_cast<int32_t>(source + at), static_cast<int32_t>(point - begin + at),
-                       static_cast<int32_t>(count)});
-    }
-    point += length;
+template <typename Visit>
+void Patch::for_each_slice(const Tile& tile, Visit&& visit) const {
+  const int64_t width = tile.width();
+  int64_t point = 0;
+  for (int64_t row = tile.first_row; row < tile.last_row;) {
+    const int64_t rows = std::min(tile.last_row - row, c_.output[1] - row % c_.output[1]);
+    visit(row, rows, point);
+    row += rows;
+    point += (rows - 1) * pitch(width) + width;
   }
 }
 
+int64_t Patch::points(const Tile& tile) const {
+  int64_t points = 0;
+  for_each_slice(tile, [&](int64_t, int64_t rows, int64_t first) {
+    points = first + (rows - 1) * pitch(tile.width()) + tile.width();
+  });
+  return points;
+}
+
+void Patch::moves(const Tile& tile, int64_t panel, std::vector<Move>& moves, std::vector<int>& ends) const {
+  moves.clear();
+  ends.clear();
+  int64_t target = 0;  // next point of the panel
+  const auto add = [&](int64_t source, int64_t count) {  // `count` points that lie next to each other
+    while (count > 0) {
+      const int64_t length = std::min(count, panel - target);
+      for (int64_t i = 0; i < length; i += lanes_) {
+        int64_t at = i, written = lanes_;
+        if (i + lanes_ > length) {
+          if (length >= lanes_) {
+            at = length - lanes_;  // overlap the one before
+          } else if (target + lanes_ > panel) {
+            written = length;
+          }
+        }
+        moves.push_back({static_cast<int32_t>(source + at), static_cast<int32_t>(target + at),
+                         static_cast<int32_t>(written)});
+      }
+      source += length;
+      count -= length;
+      target += length;
+      if (target == panel) {
+        ends.push_back(static_cast<int>(moves.size()));
+        target = 0;
+      }
+    }
+  };
+  const int64_t width = tile.width();
+  int64_t section = 0;  // staged rows before this slice: a section for every z tap
+  for_each_slice(tile, [&](int64_t, int64_t rows, int64_t) {
+    if (tiling_.flat) {
+      add(section * row_pitch_, (rows - 1) * row_pitch_ + width);
+    } else {
+      for (int64_t y = 0; y < rows; ++y) add((section + y * point_rows_) * row_pitch_, width);
+    }
+    section += c_.kernel[0] * section_rows_;
+  });
+  if (target > 0) ends.push_back(static_cast<int>(moves.size()));
+}
+
 template <typename T>
-void Patch::fold(const Kernels<T>& kernels, const Chunk& chunk, const std::vector<Move>& moves,
-                 const T* staged, T* folded, int64_t folded_row) const {
+void Patch::fold(const Kernels<T>& kernels, const Chunk& chunk, int64_t first, int64_t columns, const Move* moves,
+                 int move_count, const T* staged, T* folded, int64_t folded_row) const {
   const std::vector<TapSet>& sets = sets_[chunk.block];
-  kernels.fold({sets.data(), static_cast<int>(sets.size()), chunk.copies, chunk.columns, staged, plane_,
-                moves.data(), static_cast<int>(moves.size()), folded, folded_row});
+  kernels.fold({sets.data(), static_cast<int>(sets.size()), chunk.copies, columns,
+                staged + first * chunk.copies * plane_, plane_, moves, move_count, folded, folded_row});
 }
 
 void Patch::runs(const Tile& tile, int64_t begin, int64_t end, const Tensor& tensor,
                  std::vector<OutputRun>& runs) const {
   runs.clear();
-  const int64_t width = tile.width();
-  const int64_t* step = c_.output_step;
-  for (int64_t point = begin; point < end;) {
-    const int64_t row = tile.first_row + point / width, x = tile.first + point % width;
-    const int64_t length = std::min(width - point % width, end - point);
-    const int64_t y = row % c_.output[1], slice = row / c_.output[1];
-    const int64_t z = slice % c_.output[0], n = slice / c_.output[0];
-    const int64_t offset = n * tensor.strides[0] + (c_.output_first[0] + z * step[0]) * tensor.strides[2] +
-                           (c_.output_first[1] + y * step[1]) * tensor.strides[3] +
-                           (c_.output_first[2] + x * step[2]) * tensor.strides[4];
-    if (!runs.empty() && offset == runs.back().offset + runs.back().count * step[2] * tensor.strides[4]) {
-      runs.back().count += length;
-    } else {
-      runs.push_back({point - begin, length, offset});
+  const int64_t width = tile.width(), step = pitch(width);
+  const int64_t row_step = c_.output_step[1] * tensor.strides[3], point_step = c_.output_step[2] * tensor.strides[4];
+  for_each_slice(tile, [&](int64_t row, int64_t rows, int64_t point) {
+    if (point >= end || point + rows * step <= begin) return;
+    const int64_t slice = row / c_.output[1], z = slice % c_.output[0], n = slice / c_.output[0];
+    const int64_t base = n * tensor.strides[0] + (c_.output_first[0] + z * c_.output_step[0]) * tensor.strides[2] +
+                         c_.output_first[1] * tensor.strides[3] + row % c_.output[1] * row_step +
+                         c_.output_first[2] * tensor.strides[4] + tile.first * point_step;
+    const int64_t skip = point < begin ? (begin - point) / step : 0;  // whole rows before the panel
+    for (int64_t y = skip; y < rows && point + y * step < end; ++y) {
+      const int64_t first = std::max(begin, point + y * step), last = std::min(end, point + y * step + width);
+      if (first >= last) continue;
+      const int64_t offset = base + y * row_step + (first - point - y * step) * point_step;
+      if (!runs.empty() && first - begin == runs.back().point + runs.back().count &&
+          offset == runs.back().offset + runs.back().count * point_step) {
+        runs.back().count += last - first;
+      } else {
+        runs.push_back({first - begin, last - first, offset});
+      }
     }
-    point += length;
-  }
+  });
 }
 
-#define SYMCONV_INSTANTIATE(T)                                                                            \
-  template void Patch::stage<T>(const Kernels<T>&, const Tile&, const Chunk&, int64_t, const Tensor&, T*) \
-      const;                                                                                              \
-  template void Patch::fold<T>(const Kernels<T>&, const Chunk&, const std::vector<Move>&, const T*, T*,   \
+#define SYMCONV_INSTANTIATE(T)                                                                                   \
+  template void Patch::stage<T>(const Kernels<T>&, const Tile&, const Chunk&, int64_t, const Tensor&, T*) const; \
+  template void Patch::fold<T>(const Kernels<T>&, const Chunk&, int64_t, int64_t, const Move*, int, const T*, T*, \
                                int64_t) const;
 SYMCONV_INSTANTIATE(float)
 SYMCONV_INSTANTIATE(double)

@@ -26,7 +26,6 @@ struct Tile {
   int64_t first_row, last_row, first, last;
 
   int64_t width() const { return last - first; }
-  int64_t points() const { return (last_row - first_row) * width(); }
 };
 
 // Orbits [first, first + columns) of one column block; its channels, copy by copy, are staged as planes.
@@ -49,7 +48,8 @@ struct OutputRun {
 struct Tiling {
   int64_t rows;     // rows of a tile
   int64_t width;    // points of a row, at most
-  int64_t columns;  // columns of a chunk, at most
+  int64_t columns;  // columns of a chunk, at most: staged together
+  bool flat;        // number the points of a slice through its padded rows: see Patch::pitch()
 };
 
 class Patch {
@@ -58,8 +58,12 @@ class Patch {
 
   int64_t tiles() const { return row_tiles_ * width_tiles_; }
   Tile tile(int64_t index) const;
+  // A tile's points are numbered row by row, from one row to the next of the same slice by pitch(). That is the row's
+  // width, or, in a flat tiling (for stride 1), the width of a staged row: then a slice's points lie next to each other
+  // where they are read, and the numbers between two rows stand for points that are computed and thrown away.
+  int64_t points(const Tile& tile) const;
   // Points of the largest tile.
-  int64_t max_points() const { return tiling_.rows * tiling_.width; }
+  int64_t max_points() const { return tiling_.rows * pitch(tiling_.width); }
 
   const std::vector<Chunk>& chunks() const { return chunks_; }
   // Coefficients of the fold, and the first and the number of those of a parity class.
@@ -73,18 +77,24 @@ class Patch {
   void stage(const Kernels<T>& kernels, const Tile& tile, const Chunk& chunk, int64_t group,
              const Tensor& source, T* staged) const;
 
-  // The moves of points [begin, end) of the tile, to rows with room for `capacity` points.
-  void moves(const Tile& tile, int64_t begin, int64_t end, int64_t capacity, std::vector<Move>& moves) const;
+  // The moves of the tile's points in panels of `panel` points, to rows of as many; ends[i] is where panel i's moves end.
+  void moves(const Tile& tile, int64_t panel, std::vector<Move>& moves, std::vector<int>& ends) const;
 
+  // Folds columns [first, first + columns) of a staged chunk, to [coefficient][column][point].
   template <typename T>
-  void fold(const Kernels<T>& kernels, const Chunk& chunk, const std::vector<Move>& moves, const T* staged,
-            T* folded, int64_t folded_row) const;
+  void fold(const Kernels<T>& kernels, const Chunk& chunk, int64_t first, int64_t columns, const Move* moves,
+            int move_count, const T* staged, T* folded, int64_t folded_row) const;
 
-  // Where points [begin, end) of the tile lie in a tensor whose points are the convolution's output points.
+  // Where the tile's points in [begin, end) lie in a tensor whose points are the convolution's output points.
   void runs(const Tile& tile, int64_t begin, int64_t end, const Tensor& tensor,
             std::vector<OutputRun>& runs) const;
 
  private:
+  int64_t pitch(int64_t width) const { return tiling_.flat ? row_pitch_ : width; }
+  // Calls visit(first row, rows, first point) for the rows of each slice that the tile touches.
+  template <typename Visit>
+  void for_each_slice(const Tile& tile, Visit&& visit) const;
+
   struct Strip {  // a piece of a staged row: source points start + i * step, i < count, next to each other
     int64_t start, count, position;
   };

@@ -2,27 +2,25 @@
 #include "tiling.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <limits>
 
 namespace symconv::cpu {
 Schedule schedule(const Convolution& c, int lanes, int vectors, int rows, int64_t l1_bytes, int64_t l2_bytes,
                   int64_t element_bytes, int threads) {
-  (void)l1_bytes;
   const int64_t panel = static_cast<int64_t>(lanes) * vectors, taps = std::max<int64_t>(1, c.taps());
   Schedule s{};
-  // Columns: the folded panel is read once per panel of rows, so it should come from L2; but a class of few
-  // columns has too little work between loading and storing its accumulators.
-  int64_t columns = std::max<int64_t>(1, l2_bytes / 8 / (taps * panel * element_bytes));
+  s.vectors = getenv("TV") ? atoi(getenv("TV")) : vectors;
   int64_t most = 1;
   for (const Block& b : c.columns) most = std::max(most, b.orbits);
-  columns = std::min(columns, most);
-  if (columns >= 16) columns = columns / 16 * 16;
-  columns = ceil_div(most, ceil_div(most, columns));  // equal chunks
-  if (columns > 16) columns = ceil_div(columns, 16) * 16;
-  s.tiling.columns = columns;
+  s.piece_columns = std::max(1, getenv("TP") ? atoi(getenv("TP")) : 16);
+  s.tiling.columns = std::min<int64_t>(most, getenv("TC") ? atoi(getenv("TC")) : 64);
 
   s.tiling.width = c.output[2] <= 512 ? c.output[2] : ceil_div(c.output[2], ceil_div(c.output[2], 256));
   const int64_t width_tiles = ceil_div(c.output[2], s.tiling.width);
+  // Flat tiles fold whole panels at once, at the price of multiplying the points between rows.
+  const int64_t pitch = s.tiling.width + (c.kernel[2] - 1) * c.dilation[2];
+  s.tiling.flat = c.taps() > 0 && c.stride[1] == 1 && c.stride[2] == 1 && pitch * 8 <= s.tiling.width * 9 && (c.kernel[1] - 1) * c.dilation[1] < 4;
   const int64_t row_count = c.output_rows();
   // Points: the accumulators of a tile must stay in L2 where they are kept from chunk to chunk.
   int64_t copies = 1;

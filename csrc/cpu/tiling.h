@@ -9,6 +9,8 @@ namespace symconv::cpu {
 
 struct Schedule {
   Tiling tiling;
+  int64_t piece_columns;  // columns that are folded and multiplied at once, at most
+  int vectors;            // of points in a panel
   int64_t row_splits;  // work items per tile, each with a part of every row block
 };
 

@@ -21,6 +21,7 @@ namespace {
 struct ThreadScratch {
   Scratch staged, folded, slots;
   std::vector<Move> moves;
+  std::vector<int> ends;
   std::vector<OutputRun> runs;
 };
 
@@ -41,7 +42,7 @@ class Wgrad {
         kernels_(kernels<T>()),
         tiling_(wgrad_tiling(c_, kernels_.lanes, kernels_.l2_bytes, sizeof(T), threads)),
         patch_(c_, tiling_, kernels_.lanes, sizeof(T)),
-        packing_(c_, patch_, kernels_.rows) {
+        packing_(c_, patch_, tiling_.columns, kernels_.rows) {
     int64_t gradient = 0;
     for (size_t b = 0; b < c_.rows.size(); ++b) {
       const int64_t step = kernels_.panel();
@@ -118,16 +119,17 @@ class Wgrad {
     T* staged = scratch.staged.get<T>(patch_.staged_elements());
     T* folded = scratch.folded.get<T>(c_.taps() * tiling_.columns * points_ + kernels_.lanes);
     prepare_slots(group, tile, grad_output, slots, scratch);
-    patch_.moves(tile, 0, tile.points(), points_, scratch.moves);
+    patch_.moves(tile, points_, scratch.moves, scratch.ends);
     for (int64_t k = first_chunk; k < last_chunk; ++k) {
       const Chunk& chunk = patch_.chunks()[k];
       patch_.stage(kernels_, tile, chunk, group, input, staged);
-      patch_.fold(kernels_, chunk, scratch.moves, staged, folded, points_);
+      patch_.fold(kernels_, chunk, 0, chunk.columns, scratch.moves.data(), static_cast<int>(scratch.moves.size()), staged,
+                  folded, points_);
       for (const LanePanel& panel : panels_) {
         const std::vector<Slot>& of_block = packing_.slots(panel.block);
         const int64_t width = panel.vectors * kernels_.lanes;
         for (size_t q = 0; q < of_block.size(); ++q) {
-          const Segment<T> segment{slots + (panel.gradient + q * width) * points_, tile.points()};
+          const Segment<T> segment{slots + (panel.gradient + q * width) * points_, patch_.points(tile)};
           for (const Slot::Run& run : of_block[q].runs) {
             const int64_t rows = run.count * chunk.columns;
             const T* a = folded + run.first * chunk.columns * points_;
@@ -146,7 +148,7 @@ class Wgrad {
   // The butterfly of the tile's grad_output: for each panel of filters and slot, [point][filter].
   void prepare_slots(int64_t group, const Tile& tile, const Tensor& grad_output, T* slots,
                      ThreadScratch& scratch) const {
-    patch_.runs(tile, 0, tile.points(), grad_output, scratch.runs);
+    patch_.runs(tile, 0, patch_.points(tile), grad_output, scratch.runs);
     const int64_t element = element_size(grad_output.dtype);
     for (const LanePanel& panel : panels_) {
       const Block& block = c_.rows[panel.block];

@@ -121,7 +121,7 @@ void check_fold(const Kernels<T>& kernels, Random& random, Report& report) {
       for (int c = 0; c < copies && columns > 0; ++c) {
         for (int e = 0; e < set.terms; ++e) {
           staged_size = std::max(
-              staged_size, ((c + 1) * columns - 1) * plane + set.tap[c][e] + move.source + kernels.lanes);
+              staged_size, ((columns - 1) * copies + c) * plane + set.tap[c][e] + move.source + kernels.lanes);
         }
       }
     }
@@ -146,7 +146,7 @@ void check_fold(const Kernels<T>& kernels, Random& random, Report& report) {
               for (int e = 0; e < set.terms; ++e) {
                 for (int c = 0; c < copies; ++c) {
                   sum += static_cast<T>(sign(q, e)) *
-                         staged[(c * columns + j) * plane + set.tap[c][e] + move.source + i];
+                         staged[(j * copies + c) * plane + set.tap[c][e] + move.source + i];
                 }
               }
               expected.require((set.coefficient[q] * columns + j) * folded_row + move.target + i, sum);

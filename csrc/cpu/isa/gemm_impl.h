@@ -34,13 +34,21 @@ void gemm_tile(const T* a, int64_t a_row, int64_t a_col, const Segment<T>* segme
       a += Packed ? M : a_col;
     }
   }
+  // Walking from row to row: the compiler would otherwise work out all the addresses beforehand, and spill.
+  if (accumulate) {
+    const T* row = c;
+#pragma GCC unroll 32
+    for (int i = 0; i < M; ++i) {
+#pragma GCC unroll 3
+      for (int j = 0; j < V; ++j) sum[i][j] += load<T>(row + j * L);
+      row = opaque(row + c_row);
+    }
+  }
 #pragma GCC unroll 32
   for (int i = 0; i < M; ++i) {
 #pragma GCC unroll 3
-    for (int j = 0; j < V; ++j) {
-      T* p = c + i * c_row + j * L;
-      store<T>(p, accumulate ? load<T>(p) + sum[i][j] : sum[i][j]);
-    }
+    for (int j = 0; j < V; ++j) store<T>(c + j * L, sum[i][j]);
+    c = opaque(c + c_row);
   }
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "fold_impl.h"
+#include "fold_weight_impl.h"
 #include "gemm_impl.h"
 #include "tensor_impl.h"
 
@@ -12,18 +13,8 @@ namespace {
 // The table of one instruction set, for a micro-tile of Rows x Vectors.
 template <typename T, int Rows, int Vectors>
 constexpr Kernels<T> make_kernels(const char* name, int64_t l1_bytes, int64_t l2_bytes) {
-  return {name,
-          kLanes<T>,
-          Vectors,
-          Rows,
-          l1_bytes,
-          l2_bytes,
-          Gemm<T, Rows, Vectors>::run,
-          fold<T>,
-          stage<T>,
-          epilogue<T>,
-          slots<T>,
-          fold_weight<T, Rows>};
+  return {name,    kLanes<T>, Vectors,     Rows,     l1_bytes,      l2_bytes, Gemm<T, Rows, Vectors>::run,
+          fold<T>, stage<T>,  epilogue<T>, slots<T>, fold_weight<T>};
 }
 
 }  // namespace

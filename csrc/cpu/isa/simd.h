@@ -41,6 +41,24 @@ SYMCONV_INLINE void store(T* p, Vector<T> v) {
   __builtin_memcpy(p, &v, sizeof(v));
 }
 
+// The same value, in a register: the compiler must not load it again for a second use.
+template <typename T>
+SYMCONV_INLINE Vector<T> in_register(Vector<T> v) {
+#if defined(__x86_64__)
+  asm("" : "+v"(v));
+#elif defined(__aarch64__)
+  asm("" : "+w"(v));
+#endif
+  return v;
+}
+
+// The same pointer, of which the compiler knows nothing.
+template <typename T>
+SYMCONV_INLINE T* opaque(T* p) {
+  asm("" : "+r"(p));
+  return p;
+}
+
 // Lanes of a and b, which count from 0 and from kLanes.
 template <typename T, int... Lane>
 SYMCONV_INLINE Vector<T> shuffle(Vector<T> a, Vector<T> b) {
