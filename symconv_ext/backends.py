@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import ops
+from . import gpu, ops
 from .problem import Problem
 
 BACKENDS = ("auto", "native", "torch")
@@ -17,6 +17,7 @@ BACKENDS = ("auto", "native", "torch")
 # The dtypes that have kernels, per device type.
 NATIVE_DTYPES = {
     "cpu": (torch.float32, torch.float64, torch.bfloat16, torch.float16),
+    "cuda": (torch.float32, torch.float64, torch.bfloat16, torch.float16),
 }
 
 PLAIN = "no filters are tied, so there is nothing to save"
@@ -90,7 +91,7 @@ def why_not_native(device: torch.device, dtype: torch.dtype) -> str | None:
         return f"the extension was built without kernels for {device.type} tensors"
     if dtype not in NATIVE_DTYPES.get(device.type, ()):
         return f"there is no {device.type} kernel for {str(dtype).removeprefix('torch.')}"
-    return None
+    return gpu.why_not(device) if device.type == "cuda" else None
 
 
 def choose(problem: Problem, input: Tensor) -> Choice:

@@ -56,4 +56,5 @@ def _extension() -> str:
     if not ops.LOADED:
         return f"not in use: {ops.WHY_NOT}"
     kernels = [name for name in ("cpu", "cuda") if ops.has_kernel(name)]
-    return f"loaded, with kernels for {' and '.join(kernels)}"
+    cuda = f" (architectures {ops.CUDA_ARCHITECTURES})" if ops.CUDA_ARCHITECTURES else ""
+    return f"loaded, with kernels for {' and '.join(kernels)}{cuda}"

@@ -20,10 +20,14 @@ NAMESPACE = "symconv_ext"
 
 LOADED = False
 WHY_NOT = ""
+CUDA_ARCHITECTURES = ""
+CUDA_RUNTIME = 0
 try:
-    from . import _C  # type: ignore[attr-defined]  # noqa: F401 -- registers the operators
+    from . import _C  # type: ignore[attr-defined]
 
     LOADED = True
+    CUDA_ARCHITECTURES = _C.cuda_architectures
+    CUDA_RUNTIME = _C.cuda_runtime
 except ModuleNotFoundError:
     WHY_NOT = "the compiled extension was not built (no compiler when the package was installed)"
 except ImportError as error:
