@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import torch
 
 from . import ops
@@ -11,7 +13,7 @@ def why_not(device: torch.device) -> str | None:
     """None if the kernels run on this CUDA device; otherwise the reason why they cannot, in words."""
     if not torch.cuda.is_available():
         return "torch sees no CUDA GPU here"
-    driver: int = torch._C._cuda_getDriverVersion()  # type: ignore[attr-defined]
+    driver = _driver_version()
     if driver // 1000 < ops.CUDA_RUNTIME // 1000:
         return (
             f"the driver knows CUDA {_version(driver)} and the kernels were built with CUDA "
@@ -43,6 +45,13 @@ def covers(architectures: str, capability: tuple[int, int]) -> bool:
         if number[-1].isdigit() and capability > built and (ptx or capability[0] == built[0]):
             return True
     return False
+
+
+def _driver_version() -> int:
+    """The CUDA version that the driver knows, such as 12080 for 12.8; torch does not tell."""
+    version = ctypes.c_int(0)
+    ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+    return version.value
 
 
 def _version(number: int) -> str:
