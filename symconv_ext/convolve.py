@@ -20,13 +20,13 @@ def convolve(problem: Problem, input: Tensor, weight: Tensor, bias: Tensor | Non
     if input.dim() == problem.rank + 1:
         return convolve(problem, input.unsqueeze(0), weight, bias).squeeze(0)
     try:
-        if torch.is_autocast_enabled("cpu" if input.is_cpu else input.device.type):
+        if _autocast_is_on(input):
             input, weight, bias = _autocast(input, weight, bias)
         padded = input if problem.pad is None else F.pad(input, problem.pad, mode=problem.pad_mode)
         if backends.choose(problem, padded).native:
             return autograd.fprop(padded, weight, bias, *problem.args, backends.allow_tf32(padded))
         return reference.fprop(padded, weight, bias, *problem.args)
-    except (RuntimeError, ValueError):
+    except (RuntimeError, ValueError, IndexError):
         checks.check_tensors(problem, input, weight, bias)
         raise
 
@@ -42,15 +42,23 @@ def convolve_transposed(
     if input.dim() == problem.rank + 1:
         return convolve_transposed(problem, input.unsqueeze(0), weight, bias, output_padding).squeeze(0)
     try:
-        if torch.is_autocast_enabled("cpu" if input.is_cpu else input.device.type):
+        if _autocast_is_on(input):
             input, weight, bias = _autocast(input, weight, bias)
         size = (input.size(0), problem.out_channels, *problem.output_size(input.shape[2:], output_padding))
         if backends.choose(problem, input).native:
             return autograd.dgrad(input, weight, bias, size, *problem.args, backends.allow_tf32(input))
         return reference.dgrad(input, weight, bias, size, *problem.args)
-    except (RuntimeError, ValueError):
+    except (RuntimeError, ValueError, IndexError):
         checks.check_tensors(problem, input, weight, bias, output_padding)
         raise
+
+
+def _autocast_is_on(input: Tensor) -> bool:
+    """Whether autocast is on for the input's device; asking torch about a device without it (meta) is an error."""
+    if input.is_cpu:
+        return torch.is_autocast_enabled("cpu")
+    device = input.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def _autocast(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
