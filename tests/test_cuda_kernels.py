@@ -15,7 +15,7 @@ from tolerances import assert_close
 pytestmark = pytest.mark.skipif(build.compiler() is None, reason="the emulator needs a C++ compiler")
 
 OPERATORS = ("fprop", "dgrad", "wgrad")
-# Of the problems of the shared list; larger ones take the emulator too long.
+# The larger problems of the shared list take the plain kernels too long in the emulator.
 AFFORDABLE = [p for p in PROBLEMS if p.multiplications <= 600_000]
 LARGE = [p for p in PROBLEMS if 600_000 < p.multiplications]
 
@@ -60,7 +60,8 @@ def check(
     device.module.settings().seed = seed
     result = lay_out(torch.empty(oracle.shape, dtype=dtype), layout)
     value = getattr(device, operator)(problem, reference.tensors, result, allow_tf32=allow_tf32)
-    folded_in_half = on_tensor_core and dtype != torch.float32
+    # Of a few numbers, the ratio of two rounding errors means little: the wider bound then, in tf32 too.
+    folded_in_half = on_tensor_core and (dtype != torch.float32 or oracle.numel() < 64)
     assert_close(operator, value, oracle, dense, folded_in_half=folded_in_half, context=(problem, kernel, seed))
     return kernel
 
@@ -77,13 +78,23 @@ def test_float32_without_tf32_is_exact(device: Device, problem: Problem, operato
     assert check(device, operator, problem, torch.float32, seed=1) == "plain"
 
 
+TENSOR_CORE_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+
 @pytest.mark.parametrize("operator", OPERATORS)
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
-@pytest.mark.parametrize("problem", AFFORDABLE, ids=str)
-def test_tensor_cores_on_every_problem(
+@pytest.mark.parametrize(("number", "problem"), list(enumerate(AFFORDABLE)), ids=str)
+def test_tensor_cores_on_every_problem(device: Device, number: int, problem: Problem, operator: str) -> None:
+    dtype = TENSOR_CORE_DTYPES[(number + OPERATORS.index(operator)) % 3]
+    check(device, operator, problem, dtype, seed=number, allow_tf32=True)
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("dtype", TENSOR_CORE_DTYPES, ids=str)
+@pytest.mark.parametrize("problem", FEW, ids=str)
+def test_tensor_cores_in_every_dtype(
     device: Device, problem: Problem, dtype: torch.dtype, operator: str
 ) -> None:
-    check(device, operator, problem, dtype, seed=len(problem.name), allow_tf32=True)
+    check(device, operator, problem, dtype, seed=1, allow_tf32=True)
 
 
 @pytest.mark.parametrize("operator", OPERATORS)

@@ -1,8 +1,9 @@
 // What a tensor-core kernel computes: a convolution from a source to a result, with filters tied on one side.
 //
-// fprop is one as it stands. dgrad at stride 1 is another: of grad_output, with the two sides exchanged,
+// fprop is one as it stands. At stride 1 dgrad is another: of grad_output, with the two sides exchanged,
 // every tap mirrored and the padding that restores the size. So two kernels serve both operators of both
-// kinds of layer: one for a tied result, one for a tied source.
+// kinds of layer: one for a tied result, one for a tied source. wgrad is the weight gradient of either
+// reading; the one whose result is tied is taken.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +15,7 @@ namespace symconv::cuda {
 
 // The reduced weight as the convolution reads it. All strides in elements; those of the taps may be negative.
 struct WeightView {
-  const void* data;
+  void* data;      // written for a gradient
   int64_t group;   // from one group to the next
   int64_t result;  // along the result's channels (or orbits)
   int64_t source;  // along the source's channels (or orbits)
@@ -32,35 +33,39 @@ struct Convolution {
   int64_t result_channels() const { return shape.a_channels / shape.groups; }
 };
 
-// Whether the operator on this problem is such a convolution.
-inline bool is_convolution(Operator op, const Problem& p) {
-  if (op == Operator::kWgrad) return false;
-  return op == Operator::kFprop || (p.stride[0] == 1 && p.stride[1] == 1 && p.stride[2] == 1);
+// Whether the operator reads the problem with its sides exchanged.
+inline bool is_exchanged(Operator op, const Problem& p) {
+  return op == Operator::kDgrad || (op == Operator::kWgrad && p.transposed);
 }
 
+// Whether the operator on this problem is such a convolution, or the weight gradient of one.
+inline bool is_convolution(Operator op, const Problem& p) {
+  return !is_exchanged(op, p) || (p.stride[0] == 1 && p.stride[1] == 1 && p.stride[2] == 1);
+}
+
+// `weight` is the reduced weight or its gradient.
 inline Convolution convolution_of(Operator op, const Problem& p, const Tensor& weight, int64_t element_size) {
+  const bool exchanged = is_exchanged(op, p);
   Convolution c{p, {}, op};
   c.weight.group = p.weight_rows() / p.groups * weight.strides[0];
-  c.weight.result = weight.strides[0];
-  c.weight.source = weight.strides[1];
+  c.weight.result = weight.strides[exchanged ? 1 : 0];
+  c.weight.source = weight.strides[exchanged ? 0 : 1];
   int64_t first = 0;
   for (int d = 0; d < kAxes; ++d) {
     c.weight.tap[d] = weight.strides[2 + d];
-    if (op == Operator::kFprop) continue;
+    if (!exchanged) continue;
     first += (p.kernel[d] - 1) * weight.strides[2 + d];
     c.weight.tap[d] = -weight.strides[2 + d];
     c.shape.input[d] = p.output[d];
     c.shape.output[d] = p.input[d];
     c.shape.padding[d] = p.dilation[d] * (p.kernel[d] - 1) - p.padding[d];
   }
-  if (op == Operator::kDgrad) {
+  if (exchanged) {
     c.shape.a_channels = p.b_channels;
     c.shape.b_channels = p.a_channels;
     c.shape.transposed = !p.transposed;
-    c.weight.result = weight.strides[1];
-    c.weight.source = weight.strides[0];
   }
-  c.weight.data = static_cast<const char*>(weight.data) + first * element_size;
+  c.weight.data = static_cast<char*>(weight.data) + first * element_size;
   return c;
 }
 

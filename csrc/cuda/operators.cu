@@ -2,6 +2,8 @@
 #include "operators.h"
 #include "plain.h"
 #include "tied_result.h"
+#include "tied_source.h"
+#include "wgrad.h"
 
 namespace symconv::cuda {
 namespace {
@@ -13,30 +15,34 @@ SourceShape source_of(const Convolution& c) {
           {c.shape.input[0], c.shape.input[1], c.shape.input[2]}};
 }
 
-int64_t aligned(int64_t bytes) { return (bytes + 15) / 16 * 16; }
-
 Kernel kernel_for(const Convolution& c, DType dtype, bool allow_tf32) {
-  return tied_result::takes(c, dtype, allow_tf32) ? Kernel::kTensorCore : Kernel::kPlain;
+  const bool takes = c.op == Operator::kWgrad ? wgrad_tiles::takes(c, dtype, allow_tf32)
+                     : c.shape.transposed     ? tied_source::takes(c, dtype, allow_tf32)
+                                              : tied_result::takes(c, dtype, allow_tf32);
+  return takes ? Kernel::kTensorCore : Kernel::kPlain;
 }
 
-size_t convolution_workspace(const Convolution& c, const Tensor& source) {
+// Bytes at the start of the workspace for a packed copy of the source.
+int64_t copy_size(const Convolution& c, const Tensor& source) {
   const SourceShape shape = source_of(c);
-  const int64_t copy = is_packed(shape, source) ? 0 : aligned(packed_size(shape, source.dtype));
-  return static_cast<size_t>(copy + tied_result::workspace_size(c, source.dtype));
+  return is_packed(shape, source) ? 0 : (packed_size(shape, source.dtype) + 15) / 16 * 16;
+}
+
+// The source as the kernels read it, copied to the start of the workspace if need be.
+SourceView packed(const Problem& problem, const Convolution& c, const Tensor& source,
+                  const Context& context) {
+  const SourceShape shape = source_of(c);
+  return is_packed(shape, source) ? view_packed(shape, source)
+                                  : pack(problem, shape, source, context.workspace, context.stream);
 }
 
 void convolve(const Problem& problem, const Convolution& c, const Tensor& source, const Tensor& bias,
               const Tensor& result, const Context& context) {
-  const SourceShape shape = source_of(c);
-  char* memory = static_cast<char*>(context.workspace);
-  SourceView view;
-  if (is_packed(shape, source)) {
-    view = view_packed(shape, source);
-  } else {
-    view = pack(problem, shape, source, memory, context.stream);
-    memory += aligned(packed_size(shape, source.dtype));
+  if (c.shape.transposed) {
+    return tied_source::run(c, source.dtype, source, bias, result, context.workspace, context.stream);
   }
-  tied_result::run(c, source.dtype, view, bias, result, memory, context.stream);
+  char* rest = static_cast<char*>(context.workspace) + copy_size(c, source);
+  tied_result::run(c, source.dtype, packed(problem, c, source, context), bias, result, rest, context.stream);
 }
 
 // The shape of a convolution does not depend on the weight's strides.
@@ -49,10 +55,16 @@ Kernel kernel_for(Operator op, const Problem& problem, DType dtype, bool allow_t
   return kernel_for(shape_of(op, problem), dtype, allow_tf32);
 }
 
-size_t workspace_size(Operator op, const Problem& problem, const Tensor& first, const Tensor&,
+size_t workspace_size(Operator op, const Problem& problem, const Tensor& first, const Tensor& second,
                       bool allow_tf32) {
   if (kernel_for(op, problem, first.dtype, allow_tf32) == Kernel::kPlain) return 0;
-  return convolution_workspace(shape_of(op, problem), first);
+  const Convolution c = shape_of(op, problem);
+  if (op == Operator::kWgrad) {
+    const Tensor& source = is_exchanged(op, problem) ? first : second;
+    return static_cast<size_t>(copy_size(c, source) + wgrad_tiles::workspace_size(c, source.dtype));
+  }
+  if (c.shape.transposed) return static_cast<size_t>(tied_source::workspace_size(c, first.dtype));
+  return static_cast<size_t>(copy_size(c, first) + tied_result::workspace_size(c, first.dtype));
 }
 
 void fprop(const Problem& problem, const Tensor& input, const Tensor& weight, const Tensor& bias,
@@ -75,7 +87,15 @@ void dgrad(const Problem& problem, const Tensor& grad_output, const Tensor& weig
 
 void wgrad(const Problem& problem, const Tensor& grad_output, const Tensor& input, const Tensor& grad_weight,
            const Context& context) {
-  plain::wgrad(problem, grad_output, input, grad_weight, context.stream);
+  if (kernel_for(Operator::kWgrad, problem, input.dtype, context.allow_tf32) == Kernel::kPlain) {
+    return plain::wgrad(problem, grad_output, input, grad_weight, context.stream);
+  }
+  const Convolution c =
+      convolution_of(Operator::kWgrad, problem, grad_weight, element_size(grad_weight.dtype));
+  const bool exchanged = is_exchanged(Operator::kWgrad, problem);
+  const Tensor &source = exchanged ? grad_output : input, &result = exchanged ? input : grad_output;
+  char* rest = static_cast<char*>(context.workspace) + copy_size(c, source);
+  wgrad_tiles::run(c, input.dtype, packed(problem, c, source, context), result, rest, context.stream);
 }
 
 }  // namespace symconv::cuda

@@ -14,7 +14,9 @@ struct TapOrbits {
   int mask;
   int kernel[kAxes];
 
-  SYMCONV_HD TapOrbits(int mask_, const int64_t* kernel_) : mask(mask_) {
+  TapOrbits() = default;
+  template <typename Integer>
+  SYMCONV_HD TapOrbits(int mask_, const Integer* kernel_) : mask(mask_) {
     for (int d = 0; d < kAxes; ++d) kernel[d] = static_cast<int>(kernel_[d]);
   }
 
@@ -30,14 +32,52 @@ struct TapOrbits {
 
   // Number `index` of the order. Its tap, mirrored by its parity, is the tap of the same number.
   SYMCONV_HD Coefficient coefficient(int index) const {
-    int d_rank = 0;
-    while (index >= orbits(subset(mask, d_rank)) * orbit_size(subset(mask, d_rank))) {
-      index -= orbits(subset(mask, d_rank)) * orbit_size(subset(mask, d_rank));
-      ++d_rank;
+    int paired = 0;
+    while (index >= orbits(paired) * orbit_size(paired)) {
+      index -= orbits(paired) * orbit_size(paired);
+      paired = (paired - mask) & mask;  // the next subset
     }
-    const int paired = subset(mask, d_rank), size = orbit_size(paired);
-    Coefficient c{subset(paired, index % size), paired, {0, 0, 0}};
-    index /= size;
+    const int size = orbit_size(paired);
+    return orbit(index / size, paired, subset(paired, index % size));
+  }
+
+  // The coefficients of one parity alone, in the same order: how many, the taps that they are folded from,
+  // and number `index`, with the number of taps before it.
+  SYMCONV_HD int count(int parity) const {
+    int n = 0;
+    for_each_pairing(parity, [&](int paired) { n += orbits(paired); });
+    return n;
+  }
+  SYMCONV_HD int terms(int parity) const {
+    int n = 0;
+    for_each_pairing(parity, [&](int paired) { n += orbits(paired) * orbit_size(paired); });
+    return n;
+  }
+  SYMCONV_HD Coefficient coefficient(int parity, int index, int& first_term) const {
+    first_term = 0;
+    int paired = parity;
+    while (index >= orbits(paired)) {
+      index -= orbits(paired);
+      first_term += orbits(paired) * orbit_size(paired);
+      do paired = (paired - mask) & mask;
+      while ((paired & parity) != parity);
+    }
+    first_term += index * orbit_size(paired);
+    return orbit(index, paired, parity);
+  }
+
+ private:
+  // Calls visit for every subset of the mask that contains `parity`, ascending.
+  template <typename Visit>
+  SYMCONV_HD void for_each_pairing(int parity, Visit&& visit) const {
+    for (int i = 0; i < orbit_size(mask); ++i) {
+      if ((subset(mask, i) & parity) == parity) visit(subset(mask, i));
+    }
+  }
+
+  // Orbit number `index` of those paired along `paired`.
+  SYMCONV_HD Coefficient orbit(int index, int paired, int parity) const {
+    Coefficient c{parity, paired, {0, 0, 0}};
     for (int d = kAxes - 1; d >= 0; --d) {
       const int n = extent(paired, d);
       c.tap[d] = index % n;

@@ -28,7 +28,7 @@ bool plan_stages(const Convolution& c, DType dtype, int axes, int stage_steps, i
   const int64_t tables = divide_up(taps, 4) * 16 + 16;
   const int64_t left = most - tables - stages * weights;
   if (left <= 0) return false;
-  if (!choose_tile(c.shape, left / (stages * plan.row_bytes + 4), plan.tile)) return false;
+  if (!choose_tile(c.shape, kTilePointsLog2, left / (stages * plan.row_bytes + 4), plan.tile)) return false;
   plan.stage_steps = stage_steps;
   plan.stages = stages;
   plan.steps =
@@ -110,22 +110,16 @@ void run(const Convolution& c, DType dtype, const SourceView& source, const Tens
     Plan plan{};
     make_plan(c, dtype, axes, block.orbits, plan);
 
-    FoldedWeightsShape fold{c.weight,
-                            TapOrbits(block.mask, c.shape.kernel),
-                            c.shape.groups * plan.group_words,
-                            block.orbits,
-                            c.source_channels(),
-                            filter_tiles(axes) / 2,
-                            {},
-                            {},
-                            {},
-                            {}};
+    FoldedWeightsShape fold{c.weight, c.weight.result, c.weight.source,
+                            TapOrbits(block.mask, c.shape.kernel)};
     fold.weight.data =
-        static_cast<const char*>(c.weight.data) + block.first * c.weight.result * element_size(dtype);
-    fold.pairs = Divisor(filter_tiles(axes) / 2);
-    fold.coefficients = Divisor(c.shape.taps());
-    fold.steps = Divisor(plan.steps);
-    fold.tiles = Divisor(plan.filter_tiles_per_group);
+        static_cast<char*>(c.weight.data) + block.first * c.weight.result * element_size(dtype);
+    fold.filters = block.orbits;
+    fold.channels = c.source_channels();
+    fold.tile_pairs = filter_tiles(axes) / 2;
+    fold.scale = 1;
+    fold.add_part(kEveryParity, c.shape.taps(), plan.steps);
+    fold.finish(c.shape.groups, plan.filter_tiles_per_group);
     LaunchShape fold_shape;
     fold_shape.threads = kFoldThreads;
     fold_shape.blocks[0] = divide_up(fold.words, kFoldThreads);

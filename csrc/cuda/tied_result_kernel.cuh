@@ -15,11 +15,11 @@
 #include "epilogue.cuh"
 #include "folded_weights.cuh"
 #include "packed_source.h"
-#include "tile_geometry.h"
+#include "tile_iterator.cuh"
 
 namespace symconv::cuda {
 
-constexpr int kTileThreads = 128;
+constexpr int kTilePointsLog2 = 7;
 
 // Groups of 8 filters in a tile of a block whose orbits have `axes` axes: what fills the accumulators, but no
 // more than 8, so that a stage of weights stays small.
@@ -117,13 +117,10 @@ struct TiedResult {
   }
 };
 
-constexpr int32_t kOutside = INT32_MIN;  // position offset of a point outside the source
-
 template <typename T, int Axes>
 __global__ void __launch_bounds__(kTileThreads, 2) tied_result_kernel(const TiedResultArguments q) {
   using Kernel = TiedResult<T, Axes>;
   using Storage = typename Kernel::Storage;
-  constexpr int kVector = 16 / sizeof(Storage);
   SYMCONV_DYNAMIC_SHARED(memory);
   const int thread = static_cast<int>(threadIdx.x), lane = lane_id(), warp = thread / kWarpSize;
   const int taps = q.taps.taps();
@@ -136,69 +133,29 @@ __global__ void __launch_bounds__(kTileThreads, 2) tied_result_kernel(const Tied
   const int filter_tile = static_cast<int>(tile % static_cast<unsigned>(q.filter_tiles_per_group));
   tile /= static_cast<unsigned>(q.filter_tiles_per_group);
   const int64_t group = blockIdx.y;
-  int origin[4];
-  for (int d = 3; d >= 0; --d) {
-    origin[d] = static_cast<int>(static_cast<unsigned>(tile) % static_cast<unsigned>(q.tile.tiles[d]))
-                << q.tile.log2[d];
-    tile = static_cast<unsigned>(tile) / static_cast<unsigned>(q.tile.tiles[d]);
-  }
+  const TilePlace place(q.tile, tile);
 
   for (int i = thread; i < taps; i += kTileThreads) {
     const Coefficient c = q.taps.coefficient(i);
-    int tap[kAxes];
-    for (int d = 0; d < kAxes; ++d) {
-      tap[d] = static_cast<int>(c.parity & axis_bit(d) ? q.taps.kernel[d] - 1 - c.tap[d] : c.tap[d]);
-    }
-    store_shared(tap_table + 4 * i, static_cast<uint32_t>(q.tile.tap_offset(tap) * q.row_bytes));
+    store_shared(tap_table + 4 * i, static_cast<uint32_t>(q.tile.tap_offset(c.tap, c.parity) * q.row_bytes));
   }
-  int first[kAxes];
-  int64_t source_offset = group * q.source.group + origin[0] * q.source.strides[0];
-  for (int d = 0; d < kAxes; ++d) {
-    first[d] = origin[1 + d] * q.tile.stride[d] - q.tile.padding[d];
-    source_offset += first[d] * q.source.strides[1 + d];
-  }
-  for (int i = thread; i < q.tile.positions; i += kTileThreads) {
-    int e[4];
-    q.tile.source(i, e);
-    bool inside = origin[0] + e[0] < q.tile.batch;
-    int64_t offset = e[0] * q.source.strides[0];
-    for (int d = 0; d < kAxes; ++d) {
-      const int x = first[d] + e[1 + d];
-      inside = inside && x >= 0 && x < q.tile.input[d];
-      offset += e[1 + d] * q.source.strides[1 + d];
-    }
-    store_shared(position_table + 4 * i, inside ? static_cast<int32_t>(offset) : kOutside);
-  }
+  fill_position_table(q.tile, place, q.source, position_table);
   block_barrier();
 
-  const Storage* source = static_cast<const Storage*>(q.source.data) + source_offset;
+  const Storage* source =
+      static_cast<const Storage*>(q.source.data) + place.source_offset(q.tile, q.source, group);
   const Word4* weights = q.weights + group * q.group_weights + filter_tile * q.tile_weights;
   const int stage_words = q.stage_steps * taps * (Kernel::kFilterTiles / 2) * kWarpSize;
-  const int row_vectors = q.stage_steps * 2;
   const int stage_count = q.steps / q.stage_steps;
 
   auto fetch = [&](int stage) {
     if (stage < stage_count) {
       const SharedAddress patch = stage0 + static_cast<uint32_t>(stage % q.stages * q.stage_bytes);
-      const int channel0 = stage * row_vectors * kVector;
-      // Eight neighbouring lanes copy the same channels of eight positions: all banks, and whole sectors by
-      // the warp.
-      const int copies = (q.tile.positions + 7) / 8 * 8 * row_vectors;
-      for (int i = thread; i < copies; i += kTileThreads) {
-        const int vector = i / 8 % row_vectors, position = i / 8 / row_vectors * 8 + i % 8;
-        const bool exists = position < q.tile.positions;
-        const int32_t offset = load_shared<int32_t>(position_table + 4 * (exists ? position : 0));
-        const int channel = channel0 + vector * kVector;
-        const bool valid = offset != kOutside && channel < q.source.channels;
-        if (exists) {
-          copy_async<16>(patch + static_cast<uint32_t>(position * q.row_bytes + vector * 16),
-                         valid ? source + offset + channel : source, valid);
-        }
-      }
-      const Word4* from = weights + static_cast<int64_t>(stage) * stage_words;
-      for (int i = thread; i < stage_words; i += kTileThreads) {
-        copy_async<16>(patch + static_cast<uint32_t>(q.patch_bytes + i * 16), from + i, true);
-      }
+      fetch_patch<Storage>(q.tile, position_table, source,
+                           stage * q.stage_steps * Kernel::Element::kStepChannels, q.source.channels,
+                           q.stage_steps * 2, patch, q.row_bytes);
+      fetch_words(weights + static_cast<int64_t>(stage) * stage_words, stage_words,
+                  patch + static_cast<uint32_t>(q.patch_bytes));
     }
     copy_commit();
   };
@@ -242,14 +199,10 @@ __global__ void __launch_bounds__(kTileThreads, 2) tied_result_kernel(const Tied
   for (int m = 0; m < Kernel::kPointTiles; ++m) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      int o[4];
-      q.tile.point((warp * Kernel::kPointTiles + m) * 16 + half * 8 + lane / 4, o);
-      bool inside = origin[0] + o[0] < q.tile.batch;
-      int64_t point = (origin[0] + o[0]) * q.result.strides[0];
-      for (int d = 0; d < kAxes; ++d) {
-        inside = inside && origin[1 + d] + o[1 + d] < q.tile.output[d];
-        point += (origin[1 + d] + o[1 + d]) * q.result.strides[2 + d];
-      }
+      int64_t point = 0;
+      const bool inside =
+          place.result_point(q.tile, (warp * Kernel::kPointTiles + m) * 16 + half * 8 + lane / 4,
+                             q.result.strides[0], q.result.strides + 2, point);
 #pragma unroll
       for (int t = 0; t < Kernel::kFilterTiles; ++t) {
         const int filter = (filter_tile * Kernel::kFilterTiles + t) * 8 + lane % 4 * 2;

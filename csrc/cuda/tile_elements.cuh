@@ -34,6 +34,9 @@ __device__ __forceinline__ void unrolled(Body&& body) {
 //   They do in float16,
 //                   where a plain sum of taps could overflow.
 //   Value           a word of the patch (two halves or one float32) while it is folded, with + and -
+//   factor(s, A)    a word that stands for the sign s (1 or -1) of a tap in a fold over A axes, and
+//   sum.plus(word, factor) adds a raw
+//                   word times such a factor: for folds whose shape is known at run time
 //   value<A>(word)  the Value of a raw word in a fold over A axes; operand() of a Value is what mma takes
 template <typename T>
 struct TileElement;
@@ -49,12 +52,19 @@ struct HalfElement {
     friend __device__ __forceinline__ Value operator-(Value a, Value b) {
       return {fma2<T>(b.word, One | 0x80008000u, a.word)};
     }
+    __device__ __forceinline__ Value plus(uint32_t raw, uint32_t factor) const {
+      return {fma2<T>(raw, factor, word)};
+    }
     __device__ __forceinline__ uint32_t operand() const { return word; }
   };
   using Storage = T;
   static constexpr bool kHalvesOnPatch = HalvesOnPatch;
   static constexpr int kStepChannels = 16;
 
+  static __device__ __forceinline__ uint32_t factor(int sign, int axes) {
+    return (One - (HalvesOnPatch ? 0x04000400u * static_cast<uint32_t>(axes) : 0u)) |
+           (sign < 0 ? 0x80008000u : 0u);
+  }
   template <int Axes>
   static __device__ __forceinline__ Value value(uint32_t word) {
     if constexpr (HalvesOnPatch && Axes > 0) {
@@ -76,12 +86,18 @@ struct TileElement<TensorFloat32> {
     float number;
     friend __device__ __forceinline__ Value operator+(Value a, Value b) { return {a.number + b.number}; }
     friend __device__ __forceinline__ Value operator-(Value a, Value b) { return {a.number - b.number}; }
+    __device__ __forceinline__ Value plus(uint32_t raw, uint32_t factor) const {
+      return {number + word_to_float(raw ^ factor)};
+    }
     __device__ __forceinline__ uint32_t operand() const { return to_tf32(number); }
   };
   using Storage = float;
   static constexpr bool kHalvesOnPatch = false;
   static constexpr int kStepChannels = 8;
 
+  static __device__ __forceinline__ uint32_t factor(int sign, int) {
+    return sign < 0 ? 0x80000000u : 0u;
+  }  // flips the sign bit
   template <int Axes>
   static __device__ __forceinline__ Value value(uint32_t word) {
     return {word_to_float(word)};

@@ -25,11 +25,11 @@ int64_t patch(const Problem& shape, TileGeometry& g) {
 
 }  // namespace
 
-bool choose_tile(const Problem& shape, int64_t max_positions, TileGeometry& best) {
+bool choose_tile(const Problem& shape, int points_log2, int64_t max_positions, TileGeometry& best) {
   for (int d = 0; d < kAxes; ++d) {
     const int64_t reach = shape.dilation[d] * (shape.kernel[d] - 1);
     if (shape.input[d] > kLargest || shape.output[d] > kLargest ||
-        shape.stride[d] > kLargest / (kTilePixels * 2))
+        shape.stride[d] > kLargest >> (points_log2 + 1))
       return false;
     if (reach > kLargest || shape.padding[d] > kLargest || shape.padding[d] < -kLargest) return false;
     if (shape.output[d] * shape.stride[d] > kLargest) return false;
@@ -37,11 +37,11 @@ bool choose_tile(const Problem& shape, int64_t max_positions, TileGeometry& best
   if (shape.batch > kLargest) return false;
   bool found = false;
   int64_t fewest = 0;
-  for (int n = 0; n <= kTilePixelsLog2; ++n) {
-    for (int z = 0; n + z <= kTilePixelsLog2; ++z) {
-      for (int v = 0; n + z + v <= kTilePixelsLog2; ++v) {
+  for (int n = 0; n <= points_log2; ++n) {
+    for (int z = 0; n + z <= points_log2; ++z) {
+      for (int v = 0; n + z + v <= points_log2; ++v) {
         TileGeometry g{};
-        const int logs[4] = {n, z, v, kTilePixelsLog2 - n - z - v};
+        const int logs[4] = {n, z, v, points_log2 - n - z - v};
         const int64_t extents[4] = {shape.batch, shape.output[0], shape.output[1], shape.output[2]};
         int64_t count = 1;
         for (int d = 0; d < 4; ++d) {

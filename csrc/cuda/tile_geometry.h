@@ -1,6 +1,6 @@
 // Tiles of the result and the patch of the source that one needs, as it lies in shared memory.
 //
-// A tile is kTilePixels result points: 2^log2[0] images times 2^log2[1..3] points along z, v, h. The source
+// A tile is 2^points result points: 2^log2[0] images times 2^log2[1..3] points along z, v, h. The source
 // points that its taps read form a box. Along a strided dimension the box is stored phase by phase (all
 // points that are 0 modulo the stride, then all that are 1, ...), so that neighbours in the result read
 // neighbours in shared memory for every tap: tap t of result point o is column  (t d mod s) * width + o + t d
@@ -12,9 +12,6 @@
 #include "../common/problem.h"
 
 namespace symconv::cuda {
-
-constexpr int kTilePixels = 128;
-constexpr int kTilePixelsLog2 = 7;
 
 struct TileGeometry {
   int log2[4];
@@ -41,11 +38,12 @@ struct TileGeometry {
   SYMCONV_HD int position(const int* o) const {
     return ((o[0] * columns(0) + o[1]) * columns(1) + o[2]) * columns(2) + o[3];
   }
-  // How many positions further tap `tap` reads.
-  SYMCONV_HD int tap_offset(const int* tap) const {
+  // How many positions further tap `tap`, mirrored by reflection g, reads.
+  SYMCONV_HD int tap_offset(const int64_t* tap, int g) const {
     int offset = 0;
     for (int d = 0; d < kAxes; ++d) {
-      const int t = tap[d] * dilation[d];
+      const int t = (g & axis_bit(d) ? kernel[d] - 1 - static_cast<int>(tap[d]) : static_cast<int>(tap[d])) *
+                    dilation[d];
       offset = offset * columns(d) + t % stride[d] * (phases[d] > 1 ? width[d] : 0) + t / stride[d];
     }
     return offset;
@@ -62,8 +60,8 @@ struct TileGeometry {
   }
 };
 
-// The tile of fewest blocks, then of the smallest patch, among those whose patch has at most `max_positions`;
-// false if there is none, or if a number does not fit.
-bool choose_tile(const Problem& shape, int64_t max_positions, TileGeometry& geometry);
+// The tile of 2^points_log2 points with the fewest blocks, then of the smallest patch, among those whose
+// patch has at most `max_positions`; false if there is none, or if a number does not fit.
+bool choose_tile(const Problem& shape, int points_log2, int64_t max_positions, TileGeometry& geometry);
 
 }  // namespace symconv::cuda

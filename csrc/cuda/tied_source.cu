@@ -1,0 +1,160 @@
+// Plans and launches of convolutions with a tied source.
+#include <algorithm>
+
+#include "../common/channel_map.h"
+#include "launch.h"
+#include "slots.h"
+#include "tied_source.h"
+#include "tied_source_launch.h"
+
+namespace symconv::cuda::tied_source {
+namespace {
+
+constexpr int64_t kGoodShared = 49 * 1024, kMostShared = 99 * 1024;  // as in tied_result.cu
+constexpr int64_t kPairs = kTiedSourceChannelTiles / 2;
+
+SourceShape source_of(const Convolution& c) {
+  return {c.shape.batch,
+          c.shape.b_channels,
+          c.shape.groups,
+          {c.shape.input[0], c.shape.input[1], c.shape.input[2]}};
+}
+
+// Everything but the pointers and strides of the tensors.
+struct Plan {
+  TiedSourceArguments arguments{};
+  FoldedWeightsShape folds[kBlocks];
+  int64_t shared_bytes;
+  int64_t weight_words;
+};
+
+bool plan_stages(const Convolution& c, DType dtype, int stage_steps, int stages, int64_t most, Plan& plan) {
+  const ChannelMap map(c.shape);
+  const SlotPlanes planes(map, c.shape.groups, dtype);
+  TiedSourceArguments& q = plan.arguments;
+  q = {};
+  q.stage_steps = stage_steps;
+  q.stages = stages;
+  q.row_bytes = stage_steps * static_cast<int>(kStepBytes) + 16;
+  q.tiles_per_group = static_cast<int>(divide_up(c.result_channels(), kTiedSourceChannelTiles * 8));
+  const int64_t stage_channels = stage_steps * kStepBytes / element_size(dtype);
+  int most_coefficients = 0;
+  plan.weight_words = 0;
+  for (int b = 0; b < kBlocks; ++b) {
+    const Block& block = map.blocks[b];
+    if (block.orbits == 0) continue;
+    const TapOrbits taps(block.mask, c.shape.kernel);
+    const int64_t steps = divide_up(block.orbits, stage_channels) * stage_steps;
+    FoldedWeightsShape& fold = plan.folds[b];
+    fold = {c.weight, c.weight.result, c.weight.source, taps};
+    fold.weight.data =
+        static_cast<char*>(c.weight.data) + block.first * c.weight.source * element_size(dtype);
+    fold.filters = c.result_channels();
+    fold.channels = block.orbits;
+    fold.tile_pairs = kPairs;
+    fold.scale = 1.0f / slot_scale(dtype, axis_count(block.mask));
+    const int first_parity = q.parities;
+    for (int s = 0; s < block.size(); ++s) {
+      const int parity = subset(block.mask, s), count = taps.count(parity);
+      if (count == 0) continue;
+      SourceParity& p = q.parity[q.parities++];
+      p.mask = block.mask;
+      p.parity = parity;
+      p.coefficients = count;
+      p.first_coefficient = q.coefficients;
+      p.first_term = q.terms;
+      p.steps = static_cast<int>(steps);
+      p.channel = static_cast<int>(planes.first[b] + s * planes.width[b]);
+      p.channels = static_cast<int>(planes.width[b]);
+      p.weights = plan.weight_words + fold.first[fold.parts];
+      fold.add_part(parity, count, steps);
+      q.coefficients += count;
+      q.terms += taps.terms(parity);
+      q.stage_count += static_cast<int>(steps / stage_steps);
+      most_coefficients = std::max(most_coefficients, count);
+    }
+    fold.finish(c.shape.groups, q.tiles_per_group);
+    for (int p = first_parity; p < q.parities; ++p) q.parity[p].tile_weights = fold.first[fold.parts];
+    plan.weight_words += fold.words;
+  }
+  const int64_t tables = divide_up(q.coefficients, 4) * 16 + divide_up(q.terms, 2) * 16;
+  const int64_t weights = stage_steps * most_coefficients * kPairs * kWarpSize * 16;
+  const int64_t left = most - tables - 16 - stages * weights;
+  if (left <= 0 || !choose_tile(c.shape, kTiedSourcePointsLog2, left / (stages * q.row_bytes + 4), q.tile))
+    return false;
+  q.patch_bytes = q.tile.positions * q.row_bytes;
+  q.stage_bytes = q.patch_bytes + static_cast<int>(weights);
+  plan.shared_bytes = tables + divide_up(q.tile.positions, 4) * 16 + stages * q.stage_bytes;
+  return plan.shared_bytes <= most;
+}
+
+bool make_plan(const Convolution& c, DType dtype, Plan& plan) {
+  const bool planned =
+      plan_stages(c, dtype, 2, 2, kGoodShared, plan) || plan_stages(c, dtype, 1, 2, kGoodShared, plan) ||
+      plan_stages(c, dtype, 2, 2, kMostShared, plan) || plan_stages(c, dtype, 1, 2, kMostShared, plan) ||
+      plan_stages(c, dtype, 1, 1, kMostShared, plan);
+  if (!planned) return false;
+  const TiedSourceArguments& q = plan.arguments;
+  return q.tile.tile_count() * q.tiles_per_group <= kMaxBlocks[0] && c.shape.groups <= kMaxBlocks[1];
+}
+
+}  // namespace
+
+bool takes(const Convolution& c, DType dtype, bool allow_tf32) {
+  if (!c.shape.transposed) return false;
+  if (dtype == DType::kFloat64 || (dtype == DType::kFloat32 && !allow_tf32)) return false;
+  if (c.shape.taps() > 1024 || c.source_channels() * 2 > INT32_MAX || c.result_channels() > INT32_MAX / 2)
+    return false;
+  Plan plan;
+  if (!make_plan(c, dtype, plan)) return false;
+  // Offsets within a patch are 32-bit.
+  const SlotPlanes planes(ChannelMap(c.shape), c.shape.groups, dtype);
+  const TileGeometry& tile = plan.arguments.tile;
+  int64_t stride = planes.point, most = planes.group;
+  for (int d = kAxes - 1; d >= 0; --d) {
+    most += tile.columns(d) * stride;
+    stride *= c.shape.input[d];
+  }
+  most += stride << tile.log2[0];
+  return most < INT32_MAX;
+}
+
+int64_t workspace_size(const Convolution& c, DType dtype) {
+  Plan plan;
+  make_plan(c, dtype, plan);
+  return plan.weight_words * 16 + slots_size(ChannelMap(c.shape), source_of(c), dtype);
+}
+
+void run(const Convolution& c, DType dtype, const Tensor& source, const Tensor& bias, const Tensor& result,
+         void* workspace, cudaStream_t stream) {
+  Plan plan;
+  make_plan(c, dtype, plan);
+  const char* name = c.op == Operator::kFprop ? "fprop" : "dgrad";
+  const Launches& launches = dtype == DType::kFloat16    ? kFloat16
+                             : dtype == DType::kBFloat16 ? kBFloat16
+                                                         : kTensorFloat32;
+  Word4* weights = static_cast<Word4*>(workspace);
+  TiedSourceArguments& q = plan.arguments;
+  q.weights = weights;
+  for (int b = 0; b < kBlocks; ++b) {
+    if (c.shape.orbits[b] == 0) continue;
+    LaunchShape shape;
+    shape.threads = kFoldThreads;
+    shape.blocks[0] = divide_up(plan.folds[b].words, kFoldThreads);
+    launches.fold(name, c.shape, shape, plan.folds[b], weights, stream);
+    weights += plan.folds[b].words;
+  }
+  q.source = make_slots(c.shape, ChannelMap(c.shape), source_of(c), source, weights, stream);
+  q.result.data = result.data;
+  for (int d = 0; d < 5; ++d) q.result.strides[d] = result.strides[d];
+  q.bias = {bias.data, bias.strides[0]};
+  q.channels_per_group = static_cast<int>(c.result_channels());
+  LaunchShape shape;
+  shape.threads = kTileThreads;
+  shape.blocks[0] = q.tile.tile_count() * q.tiles_per_group;
+  shape.blocks[1] = c.shape.groups;
+  shape.shared_bytes = plan.shared_bytes;
+  launches.convolve(name, c.shape, shape, q, stream);
+}
+
+}  // namespace symconv::cuda::tied_source

@@ -1,0 +1,31 @@
+// The launches of a weight gradient (a pairing's products; a block's reduction), one dtype a file.
+#pragma once
+
+#include "launch.h"
+#include "wgrad_kernel.cuh"
+
+namespace symconv::cuda::wgrad_tiles {
+
+struct Launches {
+  void (*multiply)(const Problem&, int axes, const LaunchShape&, const WgradArguments&, cudaStream_t);
+  void (*reduce)(const Problem&, const LaunchShape&, const WgradReduction&, cudaStream_t);
+};
+extern const Launches kFloat16, kBFloat16, kTensorFloat32;
+
+template <typename T>
+constexpr Launches launches() {
+  return {[](const Problem& problem, int axes, const LaunchShape& shape, const WgradArguments& arguments,
+             cudaStream_t stream) {
+            auto kernel = axes == 0   ? wgrad_kernel<T, 0>
+                          : axes == 1 ? wgrad_kernel<T, 1>
+                          : axes == 2 ? wgrad_kernel<T, 2>
+                                      : wgrad_kernel<T, 3>;
+            launch("wgrad", problem, kernel, shape, stream, arguments);
+          },
+          [](const Problem& problem, const LaunchShape& shape, const WgradReduction& reduction,
+             cudaStream_t stream) {
+            launch("wgrad", problem, wgrad_reduce_kernel<T>, shape, stream, reduction);
+          }};
+}
+
+}  // namespace symconv::cuda::wgrad_tiles
