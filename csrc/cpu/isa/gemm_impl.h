@@ -7,31 +7,53 @@
 namespace symconv::cpu {
 namespace {
 
+// How many partial sums each element of a tile has: a small tile has too few accumulators to keep two
+// multiply-adds of four or five cycles' latency going, so it takes that many k at once.
+constexpr int chains(int accumulators, int vectors, int most) {
+  int n = 4;
+  while (n > 1 && (n * accumulators > most || n * accumulators + vectors >= kRegisters)) n /= 2;
+  return n;
+}
+
 // Packed: a_row = 1 and a_col = M are known when this is compiled.
 template <typename T, int M, int V, bool Packed>
 void gemm_tile(const T* a, int64_t a_row, int64_t a_col, const Segment<T>* segments, int count, int64_t b_row,
                T* c, int64_t c_row, bool accumulate) {
-  constexpr int L = kLanes<T>;
-  Vector<T> sum[M][V];
-#pragma GCC unroll 32
-  for (int i = 0; i < M; ++i) {
+  constexpr int L = kLanes<T>, Chains = chains(M * V, V, Packed ? 12 : 16);
+  Vector<T> partial[Chains][M][V] = {};
+  const auto add_products = [&](const T* b, Vector<T>(*sum)[V]) __attribute__((always_inline)) {
+    Vector<T> bk[V];
 #pragma GCC unroll 3
-    for (int j = 0; j < V; ++j) sum[i][j] = Vector<T>{};
-  }
+    for (int j = 0; j < V; ++j) bk[j] = load<T>(b + j * L);
+#pragma GCC unroll 32
+    for (int i = 0; i < M; ++i) {
+      const T ai = Packed ? a[i] : a[i * a_row];
+#pragma GCC unroll 3
+      for (int j = 0; j < V; ++j) sum[i][j] += ai * bk[j];
+    }
+    a += Packed ? M : a_col;
+  };
   for (int s = 0; s < count; ++s) {
     const T* b = segments[s].b;
-    for (int64_t k = segments[s].k; k > 0; --k) {
-      Vector<T> bk[V];
-#pragma GCC unroll 3
-      for (int j = 0; j < V; ++j) bk[j] = load<T>(b + j * L);
+    int64_t k = segments[s].k;
+    for (; k >= Chains; k -= Chains) {
+#pragma GCC unroll 4
+      for (int n = 0; n < Chains; ++n, b += b_row) add_products(b, partial[n]);
+    }
+    if constexpr (Chains > 1) {
+      for (; k > 0; --k, b += b_row) add_products(b, partial[0]);
+    }
+  }
+  Vector<T>(*sum)[V] = partial[0];
+#pragma GCC unroll 4
+  for (int n = Chains / 2; n > 0; n /= 2) {
+#pragma GCC unroll 4
+    for (int l = 0; l < n; ++l) {
 #pragma GCC unroll 32
       for (int i = 0; i < M; ++i) {
-        const T ai = Packed ? a[i] : a[i * a_row];
 #pragma GCC unroll 3
-        for (int j = 0; j < V; ++j) sum[i][j] += ai * bk[j];
+        for (int j = 0; j < V; ++j) partial[l][i][j] += partial[l + n][i][j];
       }
-      b += b_row;
-      a += Packed ? M : a_col;
     }
   }
   // Walking from row to row: the compiler would otherwise work out all the addresses beforehand, and spill.

@@ -29,6 +29,12 @@ using Vector = typename Simd<T>::Vector;
 template <typename T>
 constexpr int kLanes = Simd<T>::kLanes;
 
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kRegisters = 32;
+#else
+constexpr int kRegisters = 16;
+#endif
+
 template <typename T>
 SYMCONV_INLINE Vector<T> load(const T* p) {
   Vector<T> v;
