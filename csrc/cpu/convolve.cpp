@@ -23,6 +23,7 @@ struct ThreadScratch {
   std::vector<Move> moves;
   std::vector<int> ends;
   std::vector<OutputRun> runs;
+  std::vector<StagedRun> staging;
   std::vector<RowRange> rows;
 };
 
@@ -81,27 +82,26 @@ class Convolve {
       accumulator_rows += (edge(split + 1) - edge(split)) * block.size();
     }
     if (accumulator_rows == 0) return;
-    // With one chunk a panel is finished at once; otherwise the whole tile's accumulators are kept.
-    const int64_t row = chunks == 1 ? panel : ceil_div(points, panel) * panel;
+    const int64_t row = ceil_div(points, panel) * panel;
     T* accumulators = scratch.accumulators.get<T>(accumulator_rows * row);
     T* staged = scratch.staged.get<T>(patch_.staged_elements());
     patch_.moves(tile, panel, scratch.moves, scratch.ends);
+    patch_.staging(tile, source, scratch.staging);
+    patch_.runs(tile, 0, points, output, scratch.runs);
     if (chunks == 0) std::fill_n(accumulators, accumulator_rows * row, T(0));
-    for (size_t k = 0; k < std::max<size_t>(chunks, 1); ++k) {
-      if (chunks > 0) patch_.stage(kernels_, tile, patch_.chunks()[k], group, source, staged);
+    for (size_t k = 0; k < chunks; ++k) {
+      patch_.stage(kernels_, scratch.staging, patch_.chunks()[k], group, source, staged);
       for (int64_t i = 0; i * panel < points; ++i) {
-        const int64_t begin = i * panel, end = std::min(begin + panel, points);
-        T* sums = accumulators + (chunks == 1 ? 0 : begin);
-        if (k + 1 >= chunks) patch_.runs(tile, begin, end, output, scratch.runs);
-        if (chunks > 0) multiply(group, i, end - begin, k, staged, packed, sums, row, output, scratch);
-        if (k + 1 >= chunks) write(group, sums, row, bias, output, scratch);
+        multiply(group, i, std::min(panel, points - i * panel), k, staged, packed, accumulators + i * panel, row,
+                 scratch);
       }
     }
+    write(group, accumulators, row, bias, output, scratch);
   }
 
   // Folds panel `i`, of `points` points, of one chunk, piece by piece, and adds its products to the slots.
   void multiply(int64_t group, int64_t i, int64_t points, size_t k, const T* staged, const T* packed, T* sums,
-                int64_t sums_row, const Tensor& output, ThreadScratch& scratch) const {
+                int64_t sums_row, ThreadScratch& scratch) const {
     const Chunk& chunk = patch_.chunks()[k];
     const int64_t panel = panel_;
     const int first_move = i == 0 ? 0 : scratch.ends[i - 1], moves = scratch.ends[i] - first_move;
@@ -111,7 +111,6 @@ class Convolve {
     for (size_t j = 0; j < pieces.size(); ++j) {
       const Piece& piece = pieces[j];
       const int64_t n = piece.columns;
-      const bool last = k + 1 == patch_.chunks().size() && j + 1 == pieces.size();
       patch_.fold(kernels_, chunk, piece.first, n, scratch.moves.data() + first_move, moves, staged, folded, panel);
       T* target = sums;
       for (size_t b = 0; b < c_.rows.size(); ++b) {
@@ -124,7 +123,6 @@ class Convolve {
           for (const Slot::Run& run : slot.runs) segments[count++] = {folded + run.first * n * panel, run.count * n};
           for (int64_t r = range.first; r < range.last; r += kernels_.rows) {
             const int m = static_cast<int>(std::min<int64_t>(kernels_.rows, range.last - r));
-            if (last) prefetch(group, b, static_cast<int>(q), r, m, output, scratch);
             kernels_.gemm(m, vectors, packed + packing_.offset(group, k, piece, b, r) + slot.first * n * m, 1, m,
                           segments, count, panel, target + (r - range.first) * sums_row, sums_row, k > 0 || j > 0);
           }
@@ -134,47 +132,36 @@ class Convolve {
     }
   }
 
-  // Asks for the cache lines that the epilogue will write for copy `copy` of `m` rows, while there is arithmetic to hide it.
-  void prefetch(int64_t group, size_t b, int copy, int64_t row, int m, const Tensor& output,
-                const ThreadScratch& scratch) const {
-    const int64_t element = element_size(output.dtype), step = output.strides[4] * c_.output_step[2] * element;
-    if (step != element) return;
-    const int64_t channel = group * c_.row_channels + c_.rows[b].channel(row, copy);
-    for (const OutputRun& run : scratch.runs) {
-      const char* first = static_cast<const char*>(output.data) +
-                          (run.offset + channel * output.strides[1]) * element;
-      for (int r = 0; r < m; ++r, first += output.strides[1] * element) {
-        for (int64_t at = 0; at < run.count * element; at += 64) __builtin_prefetch(first + at, 1);
-      }
-    }
-  }
-
-  // The butterfly of a finished panel, to the output.
+  // The butterfly of a finished tile, to the output: along the rows of one channel after the other, or, where channels
+  // lie next to each other, along the points.
   void write(int64_t group, const T* sums, int64_t sums_row, const T* bias, const Tensor& output,
              const ThreadScratch& scratch) const {
     const int64_t first_channel = group * c_.row_channels, element = element_size(output.dtype);
+    EpilogueArguments<T> a{};
+    a.row = sums_row;
+    a.orbit_stride = output.strides[1];
+    a.point_stride = output.strides[4] * c_.output_step[2];
     for (size_t b = 0; b < c_.rows.size(); ++b) {
       const Block& block = c_.rows[b];
       const RowRange range = scratch.rows[b];
-      const int64_t orbits = range.last - range.first;
-      for (const OutputRun& run : scratch.runs) {
-        EpilogueArguments<T> a{};
-        a.slots = block.size();
-        a.orbits = orbits;
-        a.accumulators = sums + run.point;
-        a.row = sums_row;
-        a.slot = orbits * sums_row;
-        a.points = run.count;
-        a.orbit_stride = output.strides[1];
-        a.point_stride = output.strides[4] * c_.output_step[2];
+      const int64_t orbits = range.last - range.first, together = a.point_stride == 1 ? 1 : orbits;
+      a.slots = block.size();
+      a.slot = orbits * sums_row;
+      for (int64_t orbit = 0; orbit < orbits; orbit += together) {
+        a.orbits = together;
+        char* outputs[kMaxTerms];
         for (int copy = 0; copy < block.size(); ++copy) {
           const int e = subset_index(block.mask, reflection(block.mask, copy));
-          const int64_t channel = first_channel + block.channel(range.first, copy);
-          a.output[e] =
-              static_cast<char*>(output.data) + (run.offset + channel * output.strides[1]) * element;
+          const int64_t channel = first_channel + block.channel(range.first + orbit, copy);
+          outputs[e] = static_cast<char*>(output.data) + channel * output.strides[1] * element;
           a.bias[e] = bias ? bias + channel : nullptr;
         }
-        kernels_.epilogue(output.dtype, a);
+        for (const OutputRun& run : scratch.runs) {
+          a.accumulators = sums + orbit * sums_row + run.point;
+          a.points = run.count;
+          for (int e = 0; e < block.size(); ++e) a.output[e] = outputs[e] + run.offset * element;
+          kernels_.epilogue(output.dtype, a);
+        }
       }
       sums += orbits * block.size() * sums_row;
     }

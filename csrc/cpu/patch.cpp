@@ -2,6 +2,7 @@
 #include "patch.h"
 
 #include <algorithm>
+#include <cstring>
 #include <numeric>
 
 namespace symconv::cpu {
@@ -72,63 +73,83 @@ Tile Patch::tile(int64_t index) const {
           std::min(first + tiling_.width, c_.output[2])};
 }
 
-template <typename T>
-void Patch::stage(const Kernels<T>& kernels, const Tile& tile, const Chunk& chunk, int64_t group,
-                  const Tensor& source, T* staged) const {
-  const Block& block = c_.columns[chunk.block];
-  const int64_t element = element_size(source.dtype);
-  const char* base = static_cast<const char*>(source.data);
-  const int64_t height = c_.output[1], step = c_.stride[2];
-  const auto zero = [&](int64_t at, int64_t count) {
-    T* to = staged + at;
-    for (int64_t p = 0; p < chunk.planes(); ++p, to += plane_) {
-      for (int64_t i = 0; i < count; ++i) to[i] = T(0);
-    }
-  };
+void Patch::staging(const Tile& tile, const Tensor& source, std::vector<StagedRun>& runs) const {
+  runs.clear();
+  const int64_t step = c_.stride[2];
   int64_t section = 0;  // staged rows so far
-  for (int64_t row = tile.first_row; row < tile.last_row;) {
-    const int64_t slice = row / height, y = row % height, n = slice / c_.output[0], z = slice % c_.output[0];
-    const int64_t count = std::min(tile.last_row - row, height - y);
+  for_each_slice(tile, [&](int64_t row, int64_t rows, int64_t) {
+    const int64_t y = row % c_.output[1], slice = row / c_.output[1];
+    const int64_t n = slice / c_.output[0], z = slice % c_.output[0];
     for (int64_t tz = 0; tz < c_.kernel[0]; ++tz, section += section_rows_) {
       const int64_t sz = z * c_.stride[0] - c_.padding[0] + tz * c_.dilation[0];
       for (int64_t r = 0; r < section_rows_; ++r) {
         // Which source row this staged row holds; not every one is needed where the slice has fewer rows.
         int64_t sy = y * c_.stride[1] - c_.padding[1];
         if (shared_rows_) {
-          if (r > (count - 1) * c_.stride[1] + (c_.kernel[1] - 1) * c_.dilation[1]) continue;
+          if (r > (rows - 1) * c_.stride[1] + (c_.kernel[1] - 1) * c_.dilation[1]) continue;
           sy += r;
         } else {
-          if (r % tap_rows_ >= count) continue;
+          if (r % tap_rows_ >= rows) continue;
           sy += r % tap_rows_ * c_.stride[1] + r / tap_rows_ * c_.dilation[1];
         }
         const bool inside = sz >= 0 && sz < c_.source[0] && sy >= 0 && sy < c_.source[1];
         for (const Strip& strip : strips_) {
-          const int64_t at = (section + r) * row_pitch_ + strip.position;
           const int64_t start = tile.first * step - c_.padding[2] + strip.start;
           // Points i of the strip lie inside the source for low <= i < high.
-          int64_t low = 0, high = 0;
+          int64_t low = strip.count, high = strip.count;
           if (inside) {
             low = std::min(strip.count, start < 0 ? ceil_div(-start, step) : 0);
             high = start < c_.source[2] ? std::min(strip.count, ceil_div(c_.source[2] - start, step)) : 0;
+            if (high <= low) low = high = strip.count;
           }
-          if (high <= low) {
-            zero(at, strip.count);
-            continue;
-          }
-          if (low > 0) zero(at, low);
-          const int64_t point = n * source.strides[0] + sz * source.strides[2] + sy * source.strides[3] +
-                                (start + low * step) * source.strides[4];
-          for (int copy = 0; copy < chunk.copies; ++copy) {
-            const int64_t channel = group * c_.column_channels + block.channel(chunk.first, copy);
-            kernels.stage(source.dtype, base + (point + channel * source.strides[1]) * element,
-                          source.strides[1], step * source.strides[4], chunk.columns, high - low,
-                          staged + copy * plane_ + at + low, chunk.copies * plane_);
-          }
-          if (high < strip.count) zero(at + high, strip.count - high);
+          runs.push_back({(section + r) * row_pitch_ + strip.position, low, high, strip.count,
+                          n * source.strides[0] + sz * source.strides[2] + sy * source.strides[3] +
+                              (start + low * step) * source.strides[4]});
         }
       }
     }
-    row += count;
+  });
+}
+
+template <typename T>
+void Patch::stage(const Kernels<T>& kernels, const std::vector<StagedRun>& runs, const Chunk& chunk, int64_t group,
+                  const Tensor& source, T* staged) const {
+  const Block& block = c_.columns[chunk.block];
+  const char* base = static_cast<const char*>(source.data);
+  const int64_t element = element_size(source.dtype), point_step = c_.stride[2] * source.strides[4];
+  const auto channel = [&](int64_t column, int copy) {
+    return group * c_.column_channels + block.channel(chunk.first + column, copy);
+  };
+  if (point_step == 1 && element == sizeof(T)) {  // planar: plane by plane, along the rows of one channel
+    for (int64_t plane = 0; plane < chunk.planes(); ++plane) {
+      const T* from =
+          static_cast<const T*>(source.data) +
+          channel(plane / chunk.copies, static_cast<int>(plane % chunk.copies)) * source.strides[1];
+      T* to = staged + plane * plane_;
+      for (const StagedRun& run : runs) {
+        for (int64_t i = 0; i < run.low; ++i) to[run.position + i] = T(0);
+        if (run.high > run.low) {
+          std::memcpy(to + run.position + run.low, from + run.source, (run.high - run.low) * sizeof(T));
+        }
+        for (int64_t i = run.high; i < run.count; ++i) to[run.position + i] = T(0);
+      }
+    }
+    return;
+  }
+  for (const StagedRun& run : runs) {
+    if (run.high > run.low) {
+      for (int copy = 0; copy < chunk.copies; ++copy) {
+        kernels.stage(source.dtype, base + (run.source + channel(0, copy) * source.strides[1]) * element,
+                      source.strides[1], point_step, chunk.columns, run.high - run.low,
+                      staged + copy * plane_ + run.position + run.low, chunk.copies * plane_);
+      }
+    }
+    if (run.low == 0 && run.high == run.count) continue;
+    T* to = staged + run.position;
+    for (int64_t plane = 0; plane < chunk.planes(); ++plane, to += plane_) {
+      for (int64_t i = 0; i < run.low; ++i) to[i] = T(0);
+      for (int64_t i = run.high; i < run.count; ++i) to[i] = T(0);
+    }
   }
 }
 
@@ -228,7 +249,8 @@ void Patch::runs(const Tile& tile, int64_t begin, int64_t end, const Tensor& ten
 }
 
 #define SYMCONV_INSTANTIATE(T)                                                                                   \
-  template void Patch::stage<T>(const Kernels<T>&, const Tile&, const Chunk&, int64_t, const Tensor&, T*) const; \
+  template void Patch::stage<T>(const Kernels<T>&, const std::vector<StagedRun>&, const Chunk&, int64_t,          \
+                               const Tensor&, T*) const;                                                        \
   template void Patch::fold<T>(const Kernels<T>&, const Chunk&, int64_t, int64_t, const Move*, int, const T*, T*, \
                                int64_t) const;
 SYMCONV_INSTANTIATE(float)

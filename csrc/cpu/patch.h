@@ -37,6 +37,12 @@ struct Chunk {
   int64_t planes() const { return columns * copies; }
 };
 
+// A piece of a staged row: `count` elements from `position` of a plane on; those in [low, high) come from the source, from
+// element `source` on, the others are padding.
+struct StagedRun {
+  int64_t position, low, high, count, source;
+};
+
 // A run of points of a panel that lie at equal steps in a tensor.
 struct OutputRun {
   int64_t point;  // of the panel
@@ -73,8 +79,10 @@ class Patch {
   // Elements of the staging buffer.
   int64_t staged_elements() const { return max_planes_ * plane_; }
 
+  // What to stage for a tile, the same for every channel.
+  void staging(const Tile& tile, const Tensor& source, std::vector<StagedRun>& runs) const;
   template <typename T>
-  void stage(const Kernels<T>& kernels, const Tile& tile, const Chunk& chunk, int64_t group,
+  void stage(const Kernels<T>& kernels, const std::vector<StagedRun>& runs, const Chunk& chunk, int64_t group,
              const Tensor& source, T* staged) const;
 
   // The moves of the tile's points in panels of `panel` points, to rows of as many; ends[i] is where panel i's moves end.

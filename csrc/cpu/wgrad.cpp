@@ -23,6 +23,7 @@ struct ThreadScratch {
   std::vector<Move> moves;
   std::vector<int> ends;
   std::vector<OutputRun> runs;
+  std::vector<StagedRun> staging;
 };
 
 // Up to kMaxVectors vectors of filters of one row block; `gradient` is where its slots' panels start.
@@ -119,10 +120,11 @@ class Wgrad {
     T* staged = scratch.staged.get<T>(patch_.staged_elements());
     T* folded = scratch.folded.get<T>(c_.taps() * tiling_.columns * points_ + kernels_.lanes);
     prepare_slots(group, tile, grad_output, slots, scratch);
+    patch_.staging(tile, input, scratch.staging);
     patch_.moves(tile, points_, scratch.moves, scratch.ends);
     for (int64_t k = first_chunk; k < last_chunk; ++k) {
       const Chunk& chunk = patch_.chunks()[k];
-      patch_.stage(kernels_, tile, chunk, group, input, staged);
+      patch_.stage(kernels_, scratch.staging, chunk, group, input, staged);
       patch_.fold(kernels_, chunk, 0, chunk.columns, scratch.moves.data(), static_cast<int>(scratch.moves.size()), staged,
                   folded, points_);
       for (const LanePanel& panel : panels_) {
