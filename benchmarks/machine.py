@@ -21,6 +21,7 @@ from options import ISA, Setting
 from timing import interleaved
 
 import symconv_ext
+from symconv_ext import ops
 
 GEMM = {"cpu": 2048, "cuda": 8192}  # sides of the square matrices
 COPY_BYTES = {"cpu": 256 << 20, "cuda": 1 << 30}
@@ -118,10 +119,11 @@ def onednn_isa() -> str:
 
 def symconv_isa() -> str:
     """The instruction set of this library's CPU kernels."""
-    capability = getattr(symconv_ext.backends, "cpu_capability", None)
-    if capability is not None:
-        return str(capability())
-    return os.environ.get("SYMCONV_CPU_CAPABILITY", "the best there is")
+    if not ops.LOADED:
+        return "not built"
+    from symconv_ext import _C  # type: ignore[attr-defined]
+
+    return str(_C.cpu_capability())
 
 
 def description(setting: Setting) -> list[tuple[str, str]]:

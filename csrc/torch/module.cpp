@@ -1,6 +1,9 @@
 // The operators' schemas, and the Python module symconv_ext._C whose import registers them.
 #include <Python.h>
 
+#include <exception>
+
+#include "../cpu/kernels.h"
 #include "tensor.h"
 
 #if defined(SYMCONV_CUDA_ARCHITECTURES)
@@ -25,6 +28,19 @@ STABLE_TORCH_LIBRARY(symconv_ext, library) {
 
 namespace {
 
+PyObject* cpu_capability(PyObject*, PyObject*) {
+  try {
+    return PyUnicode_FromString(symconv::cpu::capability());
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+    return nullptr;
+  }
+}
+
+PyMethodDef methods[] = {{"cpu_capability", cpu_capability, METH_NOARGS,
+                          "The instruction set whose CPU kernels are in use, such as 'avx2'."},
+                         {nullptr, nullptr, 0, nullptr}};
+
 PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,
     "_C",
@@ -33,7 +49,7 @@ PyModuleDef definition = {
     "cuda_runtime: the CUDA runtime built in, such as 13000 for 13.0, which needs a driver that knows this "
     "major version; 0 without CUDA.",
     0,
-    nullptr,
+    methods,
     nullptr,
     nullptr,
     nullptr,
