@@ -229,10 +229,10 @@ HEADER = (
 )
 
 
-def rows_of(name: str, setting: Setting) -> list[Row]:
-    """The rows of a network, dense first."""
+def rows_of(name: str, setting: Setting, quick: bool = False) -> list[Row]:
+    """The rows of a network, dense first; ``quick`` leaves one symmetry."""
     network = NETWORKS[name]
-    symmetries = SHOWN[network.rank]
+    symmetries = SHOWN[network.rank][: 1 if quick else None]
     budget = setting.seconds * (1 + len(symmetries))
     times = {
         pass_: measure_model(network, symmetries, pass_, setting.dtype, setting.device, budget)
@@ -281,10 +281,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def measure_all(setting: Setting) -> list[Row]:
+def measure_all(setting: Setting, quick: bool = False) -> list[Row]:
     """The rows of every network that the setting wants; its seconds for each pass with each symmetry."""
     names = [name for name in NETWORKS if setting.wants(name)]
-    return [row for name in progress(names, "networks") for row in rows_of(name, setting)]
+    return [row for name in progress(names, "networks") for row in rows_of(name, setting, quick)]
 
 
 if __name__ == "__main__":

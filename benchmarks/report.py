@@ -63,7 +63,7 @@ def write(setting: Setting, quick: bool, folder: Path, scale: float = 1.0) -> Pa
     (beside / "layers.md").write_text(_long(rows, limits), encoding="utf-8")
     sections.append(_layers(rows, limits, _draw(rows, limits, setting.dtype.itemsize, beside)))
 
-    networks = models.table(models.measure_all(part(MODEL_SECONDS, QUICK_NETWORK)))
+    networks = models.table(models.measure_all(part(MODEL_SECONDS, QUICK_NETWORK), quick))
     tables.write_csv(beside / "models.csv", models.HEADER, networks)
     sections.append(_models(networks))
 
@@ -99,8 +99,9 @@ the bound that arithmetic alone sets. Folding and packing the weights is counted
 *share of the peak* counts the operations that a layer does: of the symmetric one, the reduced ones. Errors
 are relative to float64, in the Frobenius norm.
 
-`--isa avx2` holds torch (oneDNN, MKL, ATen) and this library to AVX2 alike, by {_variables()}: on a machine
-with AVX-512 the same scripts then show the other regime.
+`--isa avx2` holds torch (oneDNN, MKL, ATen) and this library to AVX2 alike, so that a machine with AVX-512
+shows the other regime too, by
+{_variables()}.
 """
 
 

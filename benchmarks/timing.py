@@ -59,8 +59,8 @@ def interleaved(calls: Mapping[Key, Call], seconds: float, device: str = "cpu") 
     repeats: dict[Key, int] = {}
     for key in calls:
         for i in range(WARM_UP_ROUNDS[device]):
-            run(key, i, 1)
-        repeats[key] = max(1, round(SHORTEST_SAMPLE / run(key, 0, 1)))
+            last = run(key, i, 1)
+        repeats[key] = max(1, round(SHORTEST_SAMPLE / last))
 
     samples: dict[Key, list[float]] = {key: [] for key in calls}
     order = list(calls)

@@ -102,7 +102,7 @@ class TestTiming:
         timing.interleaved(
             {"slow": lambda i: calls.append(torch.randn(400, 400) @ torch.randn(400, 400))}, 0.0
         )
-        assert len(calls) > timing.WARM_UP_ROUNDS["cpu"] + 1
+        assert len(calls) > timing.WARM_UP_ROUNDS["cpu"]
 
 
 class TestShapes:
