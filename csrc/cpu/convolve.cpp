@@ -13,6 +13,42 @@
 namespace symconv::cpu {
 namespace {
 
+// Memory that will be needed soon: `planes` planes of the same `ranges`. It is asked for a few lines at a time, while
+// the GEMM leaves the memory idle; one line at a time, as it is met, each would cost the full latency.
+class Ahead {
+ public:
+  struct Range {
+    int64_t first, bytes;
+  };
+  std::vector<Range> ranges;
+
+  void clear() {
+    ranges.clear();
+    bases_.clear();
+    plane_ = range_ = at_ = 0;
+  }
+  void add_plane(const void* base) { bases_.push_back(static_cast<const char*>(base)); }
+  int64_t lines() const {
+    int64_t n = 0;
+    for (const Range& r : ranges) n += r.bytes / 64 + 1;
+    return n * static_cast<int64_t>(bases_.size());
+  }
+  void advance(int64_t lines) {
+    for (; lines > 0 && plane_ < bases_.size() && !ranges.empty(); --lines) {
+      __builtin_prefetch(bases_[plane_] + ranges[range_].first + at_, 0, 2);
+      at_ += 64;
+      if (at_ <= ranges[range_].bytes) continue;
+      at_ = 0;
+      if (++range_ == ranges.size()) range_ = 0, ++plane_;
+    }
+  }
+
+ private:
+  std::vector<const char*> bases_;
+  size_t plane_ = 0, range_ = 0;
+  int64_t at_ = 0;
+};
+
 // The part of every row block that one work item computes.
 struct RowRange {
   int64_t first, last;
@@ -25,6 +61,9 @@ struct ThreadScratch {
   std::vector<OutputRun> runs;
   std::vector<StagedRun> staging;
   std::vector<RowRange> rows;
+  Ahead output, source;
+  std::vector<StagedRun> next;
+  int64_t source_lines = 0, output_lines = 0;  // to ask for with every call of the micro-kernel
 };
 
 template <typename T>
@@ -91,12 +130,70 @@ class Convolve {
     if (chunks == 0) std::fill_n(accumulators, accumulator_rows * row, T(0));
     for (size_t k = 0; k < chunks; ++k) {
       patch_.stage(kernels_, scratch.staging, patch_.chunks()[k], group, source, staged);
+      look_ahead(group, tile, k, source, output, scratch);
       for (int64_t i = 0; i * panel < points; ++i) {
         multiply(group, i, std::min(panel, points - i * panel), k, staged, packed, accumulators + i * panel, row,
                  scratch);
       }
     }
     write(group, accumulators, row, bias, output, scratch);
+  }
+
+  // Plans what the GEMM of chunk `k` asks for on the side: what is staged next and, with the last chunk, the output.
+  // Only where channels are planes: elsewhere neighbouring points are neighbours in memory, and the hardware looks ahead.
+  void look_ahead(int64_t group, const Tile& tile, size_t k, const Tensor& source, const Tensor& output,
+                  ThreadScratch& scratch) const {
+    scratch.source.clear();
+    scratch.output.clear();
+    const bool last = k + 1 == patch_.chunks().size();
+    const Tile next = last ? patch_.after(tile) : tile;
+    if (source.strides[4] == 1 && source.strides[1] != 1 && next.first_row < next.last_row) {
+      const int64_t element = element_size(source.dtype);
+      patch_.staging(next, source, scratch.next);
+      for (const StagedRun& run : scratch.next) {
+        if (run.high <= run.low) continue;
+        const int64_t first = run.source * element, bytes = ((run.high - run.low) * c_.stride[2]) * element;
+        std::vector<Ahead::Range>& ranges = scratch.source.ranges;
+        if (!ranges.empty() && first >= ranges.back().first &&
+            first <= ranges.back().first + ranges.back().bytes + 64) {
+          ranges.back().bytes = first + bytes - ranges.back().first;
+        } else {
+          ranges.push_back({first, bytes});
+        }
+      }
+      const Chunk& chunk = patch_.chunks()[last ? 0 : k + 1];
+      for (int copy = 0; copy < chunk.copies; ++copy) {
+        for (int64_t j = 0; j < chunk.columns; ++j) {
+          const int64_t channel =
+              group * c_.column_channels + c_.columns[chunk.block].channel(chunk.first + j, copy);
+          scratch.source.add_plane(static_cast<const char*>(source.data) + channel * source.strides[1] * element);
+        }
+      }
+    }
+    if (last && output.strides[4] * c_.output_step[2] == 1 && schedule_.row_splits == 1) {
+      const int64_t element = element_size(output.dtype);
+      for (const OutputRun& run : scratch.runs) {
+        const int64_t first = run.offset * element, bytes = run.count * element;
+        std::vector<Ahead::Range>& ranges = scratch.output.ranges;
+        if (!ranges.empty() && first >= ranges.back().first &&
+            first <= ranges.back().first + ranges.back().bytes + 64) {
+          ranges.back().bytes = first + bytes - ranges.back().first;
+        } else {
+          ranges.push_back({first, bytes});
+        }
+      }
+      for (int64_t channel = 0; channel < c_.row_channels; ++channel) {
+        scratch.output.add_plane(static_cast<const char*>(output.data) +
+                                 (group * c_.row_channels + channel) * output.strides[1] * element);
+      }
+    }
+    int64_t calls = 0;
+    for (size_t b = 0; b < c_.rows.size(); ++b) {
+      calls += ceil_div(scratch.rows[b].last - scratch.rows[b].first, kernels_.rows) * c_.rows[b].size();
+    }
+    calls *= ceil_div(patch_.points(tile), panel_) * static_cast<int64_t>(packing_.pieces(k).size());
+    scratch.source_lines = ceil_div(scratch.source.lines(), std::max<int64_t>(1, calls));
+    scratch.output_lines = ceil_div(scratch.output.lines(), std::max<int64_t>(1, calls));
   }
 
   // Folds panel `i`, of `points` points, of one chunk, piece by piece, and adds its products to the slots.
@@ -123,6 +220,8 @@ class Convolve {
           for (const Slot::Run& run : slot.runs) segments[count++] = {folded + run.first * n * panel, run.count * n};
           for (int64_t r = range.first; r < range.last; r += kernels_.rows) {
             const int m = static_cast<int>(std::min<int64_t>(kernels_.rows, range.last - r));
+            scratch.source.advance(scratch.source_lines);
+            scratch.output.advance(scratch.output_lines);
             kernels_.gemm(m, vectors, packed + packing_.offset(group, k, piece, b, r) + slot.first * n * m, 1, m,
                           segments, count, panel, target + (r - range.first) * sums_row, sums_row, k > 0 || j > 0);
           }

@@ -73,6 +73,10 @@ Tile Patch::tile(int64_t index) const {
           std::min(first + tiling_.width, c_.output[2])};
 }
 
+Tile Patch::after(const Tile& tile) const {
+  return {tile.last_row, std::min(tile.last_row + tiling_.rows, c_.output_rows()), tile.first, tile.last};
+}
+
 void Patch::staging(const Tile& tile, const Tensor& source, std::vector<StagedRun>& runs) const {
   runs.clear();
   const int64_t step = c_.stride[2];

@@ -64,6 +64,8 @@ class Patch {
 
   int64_t tiles() const { return row_tiles_ * width_tiles_; }
   Tile tile(int64_t index) const;
+  // The tile below this one; without rows if there is none.
+  Tile after(const Tile& tile) const;
   // A tile's points are numbered row by row, from one row to the next of the same slice by pitch(). That is the row's
   // width, or, in a flat tiling (for stride 1), the width of a staged row: then a slice's points lie next to each other
   // where they are read, and the numbers between two rows stand for points that are computed and thrown away.

@@ -1,4 +1,9 @@
 // How much of a convolution one thread computes at a time.
+//
+// What a thread holds is bounded by these choices and not by the image: staged planes (kStagedPlanes, or a piece's), the
+// folded panel of a piece (1.2 times the L1 of kernels.h, or one column), and the accumulators of a tile (half of the L2
+// of kernels.h, or two panels). wgrad holds a folded tile instead (half of the L2, or one column), and for every share of the
+// points one set of sums as large as the reduced weight.
 #pragma once
 
 #include <cstdint>
@@ -11,16 +16,14 @@ struct Schedule {
   Tiling tiling;
   int64_t piece_columns;  // columns that are folded and multiplied at once, at most
   int vectors;            // of points in a panel
-  int64_t row_splits;  // work items per tile, each with a part of every row block
+  int64_t row_splits;     // work items per tile, each with a part of every row block
 };
 
-// Bounds: a folded panel of a chunk stays in half of `l2_bytes`, the tile's accumulators and staged planes in
-// about as much each.
+// For fprop and the pieces of dgrad. tiling.columns and piece_columns depend on the kernel and the channels only.
 Schedule schedule(const Convolution& convolution, int lanes, int vectors, int rows, int64_t l1_bytes,
                   int64_t l2_bytes, int64_t element_bytes, int threads);
 
-// For wgrad, which folds a whole tile at a time: the folded tile of a chunk stays in half of `l2_bytes`.
-Tiling wgrad_tiling(const Convolution& convolution, int lanes, int64_t l2_bytes, int64_t element_bytes,
-                    int threads);
+// For wgrad, which folds a whole tile at a time.
+Tiling wgrad_tiling(const Convolution& convolution, int lanes, int64_t l2_bytes, int64_t element_bytes);
 
 }  // namespace symconv::cpu

@@ -41,7 +41,7 @@ class Wgrad {
   Wgrad(const Problem& problem, int threads)
       : c_(Convolution::fprop(problem)),
         kernels_(kernels<T>()),
-        tiling_(wgrad_tiling(c_, kernels_.lanes, kernels_.l2_bytes, sizeof(T), threads)),
+        tiling_(wgrad_tiling(c_, kernels_.lanes, kernels_.l2_bytes, sizeof(T))),
         patch_(c_, tiling_, kernels_.lanes, sizeof(T)),
         packing_(c_, patch_, tiling_.columns, kernels_.rows) {
     int64_t gradient = 0;
