@@ -191,5 +191,17 @@ SYMCONV_INLINE void store_as(Stored* p, Vector<T> v, int count) {
   }
 }
 
+// Transposes kLanes rows of kLanes elements of a tensor, row r at row(r), to vectors.
+template <typename T, typename Stored, typename Row>
+SYMCONV_INLINE void load_transposed_as(const Row& row, Vector<T>* out) {
+  if constexpr (sizeof(Stored) == sizeof(T)) {
+    load_transposed<T>(row, out);
+  } else {
+#pragma GCC unroll 16
+    for (int r = 0; r < kLanes<T>; ++r) out[r] = load_as<T>(row(r));
+    transpose<T>(out);
+  }
+}
+
 }  // namespace
 }  // namespace symconv::cpu

@@ -20,59 +20,83 @@ struct WeightBlock {
   const Stored* source;
   int64_t row_stride, column_stride;
   int rows, columns, count;  // count: of taps
-  int pitch;                 // columns * rows, and a vector that stores may spoil
+  int pitch;
   int64_t offset[kTaps];
-  alignas(64) T taps[kElements];
+  // Where the rows of a source element belong in taps[], or -1: of a run of taps, or of taps of several
+  // columns.
+  int32_t place[kElements];
+  alignas(64) T taps[kElements + kLanes<T>];  // read, but not used, for a vector past the end
 
   T* at(int k, int j) { return taps + k * pitch + j * rows; }
 
-  // `run` elements next to each other, from `from` on, of all rows; the transposed vectors, one per element
-  // with the rows as its lanes, go to `put`, in order.
-  template <typename Put>
-  SYMCONV_INLINE void transposed(const Stored* from, int64_t run, Put&& put) {
-    constexpr int L = kLanes<T>;
+  // Reads `run` elements next to each other, from `from` on, in every row, and stores the rows of element i
+  // at where(i), which may be null.
+  template <typename Where>
+  SYMCONV_INLINE void transposed(const Stored* from, int64_t run, Where&& where) {
+    constexpr int L = kLanes<T>, Half = L / 2;
+    Vector<T> block[L];
+    if (rows == Half) {  // twice as many elements at once, one in each half of the lanes
+      for (int64_t i = 0; i < run; i += 2 * L) {
+        const int low = elements_at<T>(i, run), high = run - i > L ? elements_at<T>(i + L, run) : 0;
+        const auto row = [&](int r) { return from + i + r % Half * row_stride + r / Half * L; };
+        if (high == L) {
+          load_transposed_as<T, Stored>(row, block);
+        } else {
+          for (int r = 0; r < L; ++r) block[r] = load_as<T>(row(r), r < Half ? low : high);
+          transpose<T>(block);
+        }
+        for (int l = 0; l < low; ++l) {
+          if (T* to = where(i + l)) store_low<T>(to, block[l]);
+        }
+        for (int l = 0; l < high; ++l) {
+          if (T* to = where(i + L + l)) store_high<T>(to, block[l]);
+        }
+      }
+      return;
+    }
     for (int64_t i = 0; i < run; i += L) {
-      const int length = static_cast<int>(run - i < L ? run - i : L);
-      Vector<T> block[L];
-      for (int r = 0; r < rows; ++r) block[r] = load_as<T>(from + i + r * row_stride, length);
-      for (int r = rows; r < L; ++r) block[r] = Vector<T>{};
-      transpose<T>(block);
-      for (int l = 0; l < length; ++l) put(i + l, block[l]);
+      const int length = elements_at<T>(i, run);
+      for (int first = 0; first < rows; first += L) {
+        const int some = elements_at<T>(first, rows);
+        for (int r = 0; r < some; ++r) block[r] = load_as<T>(from + i + (first + r) * row_stride, length);
+        for (int r = some; r < L; ++r) block[r] = Vector<T>{};
+        transpose<T>(block);
+        for (int l = 0; l < length; ++l) {
+          if (T* to = where(i + l)) store_as<T>(to + first, block[l], some);
+        }
+      }
     }
   }
 
   void collect_rows() {  // rows next to each other
     for (int k = 0; k < count; ++k) {
       for (int j = 0; j < columns; ++j) {
-        store<T>(at(k, j), load_as<T>(source + offset[k] + j * column_stride, rows));
+        const Stored* from = source + offset[k] + j * column_stride;
+        for (int r = 0; r < rows; r += kLanes<T>) {
+          const int some = elements_at<T>(r, rows);
+          store_as<T>(at(k, j) + r, load_as<T>(from + r, some), some);
+        }
       }
     }
   }
 
   void collect_columns() {  // columns next to each other
     for (int k = 0; k < count; ++k) {
-      transposed(source + offset[k], columns,
-                 [&](int64_t j, Vector<T> v) { store<T>(at(k, static_cast<int>(j)), v); });
+      transposed(source + offset[k], columns, [&](int64_t j) { return at(k, static_cast<int>(j)); });
     }
   }
 
-  // Taps next to each other, if no two are the same: offsets first + 0..span-1; tap_at[] says which, or -1.
-  void collect_taps(int64_t first, int64_t span, const int16_t* tap_at) {
-    for (int j = 0; j < columns; ++j) {
-      transposed(source + first + j * column_stride, span, [&](int64_t i, Vector<T> v) {
-        if (tap_at[i] >= 0) store<T>(at(tap_at[i], j), v);
-      });
+  // Taps next to each other: offsets first + 0..span-1, which place[] sorts out.
+  void collect_taps(int64_t first, int64_t span) {
+    if (column_stride == span) {  // and the next column's after them
+      transposed(source + first, columns * span,
+                 [&](int64_t i) { return place[i] < 0 ? nullptr : taps + place[i]; });
+    } else {
+      for (int j = 0; j < columns; ++j) {
+        transposed(source + first + j * column_stride, span,
+                   [&](int64_t i) { return place[i] < 0 ? nullptr : taps + place[i] + j * rows; });
+      }
     }
-  }
-
-  // The same where the columns follow one another without a gap.
-  void collect_taps_and_columns(int64_t first, int64_t span, const int16_t* tap_at) {
-    int64_t i = 0;
-    int j = 0;
-    transposed(source + first, columns * span, [&](int64_t, Vector<T> v) {
-      if (tap_at[i] >= 0) store<T>(at(tap_at[i], j), v);
-      if (++i == span) i = 0, ++j;
-    });
   }
 
   void collect_any() {
@@ -111,7 +135,6 @@ template <typename T, typename Stored>
 void fold_weight_typed(const TapSet* sets, int set_count, const Stored* source, int64_t row_stride, int rows,
                        int64_t column_stride, int64_t columns, T* target, int64_t coefficient_stride) {
   using Block = WeightBlock<T, Stored>;
-  constexpr int L = kLanes<T>;
   Block block;
   block.row_stride = row_stride;
   block.column_stride = column_stride;
@@ -120,41 +143,45 @@ void fold_weight_typed(const TapSet* sets, int set_count, const Stored* source, 
   for (int s = 0; s < set_count;) {
     int end = s;
     block.count = 0;
-    for (; end < set_count && block.count + sets[end].terms <= Block::kTaps &&
-           (block.count + sets[end].terms) * (rows + L) <= Block::kElements;
-         ++end) {
+    while (end < set_count && block.count + sets[end].terms <= Block::kTaps &&
+           (block.count + sets[end].terms) * rows <= Block::kElements) {
       for (int e = 0; e < sets[end].terms; ++e) block.offset[block.count++] = sets[end].tap[0][e];
+      ++end;
     }
+    // Columns at once: whole vectors of them, but no more than stay in L1.
+    int64_t step = Block::kElements / (block.count * rows);
+    if (step > 2 * kLanes<T>) step = 2 * kLanes<T>;
+    block.pitch = static_cast<int>(step) * rows;
+
     int64_t first = block.offset[0], last = first;
     for (int k = 1; k < block.count; ++k) {
       first = block.offset[k] < first ? block.offset[k] : first;
       last = block.offset[k] > last ? block.offset[k] : last;
     }
     const int64_t span = last - first + 1;
-    int16_t tap_at[Block::kTaps];
-    bool dense = span <= 2 * block.count && span <= Block::kTaps;
+    const bool merged = column_stride == span;
+    const int64_t places = merged ? step * span : span;
+    bool dense =
+        row_stride != 1 && column_stride != 1 && span <= 2 * block.count && places <= Block::kElements;
     if (dense) {
-      for (int64_t i = 0; i < span; ++i) tap_at[i] = -1;
+      for (int64_t i = 0; i < places; ++i) block.place[i] = -1;
       for (int k = 0; k < block.count; ++k) {
-        int16_t& tap = tap_at[block.offset[k] - first];
-        dense = dense && tap < 0;
-        tap = static_cast<int16_t>(k);
+        int32_t* place = block.place + (block.offset[k] - first);
+        dense = dense && *place < 0;  // no tap twice
+        for (int64_t j = 0; j < (merged ? step : 1); ++j) {
+          place[j * span] = k * block.pitch + static_cast<int32_t>(j) * rows;
+        }
       }
     }
-    int64_t step = (Block::kElements / block.count - L) / rows;
-    if (step > 2 * L) step = 2 * L;
     for (int64_t column = 0; column < columns; column += step) {
       block.source = source + column * column_stride;
       block.columns = static_cast<int>(columns - column < step ? columns - column : step);
-      block.pitch = block.columns * rows + L;
       if (row_stride == 1) {
         block.collect_rows();
       } else if (column_stride == 1) {
         block.collect_columns();
-      } else if (dense && column_stride == span) {
-        block.collect_taps_and_columns(first, span, tap_at);
       } else if (dense) {
-        block.collect_taps(first, span, tap_at);
+        block.collect_taps(first, span);
       } else {
         block.collect_any();
       }

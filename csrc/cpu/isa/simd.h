@@ -47,6 +47,12 @@ SYMCONV_INLINE void store(T* p, Vector<T> v) {
   __builtin_memcpy(p, &v, sizeof(v));
 }
 
+// The number of elements in the vector at `i` of n.
+template <typename T>
+SYMCONV_INLINE int elements_at(int64_t i, int64_t n) {
+  return static_cast<int>(n - i < kLanes<T> ? n - i : kLanes<T>);
+}
+
 // The same value, in a register: the compiler must not load it again for a second use.
 template <typename T>
 SYMCONV_INLINE Vector<T> in_register(Vector<T> v) {
@@ -88,6 +94,20 @@ SYMCONV_INLINE void store_pieces(T* p, Vector<T> v, int count, std::integer_sequ
     }
   }
   if constexpr (Half > 1) store_pieces<T, Half / 2>(p, v, count, lanes);
+}
+
+// The lower and the upper half of the lanes.
+template <typename T>
+SYMCONV_INLINE void store_low(T* p, Vector<T> v) {
+  __builtin_memcpy(p, &v, sizeof(v) / 2);
+}
+template <typename T, int... Lane>
+SYMCONV_INLINE void store_high(T* p, Vector<T> v, std::integer_sequence<int, Lane...>) {
+  store_low<T>(p, shuffle<T, (Lane + kLanes<T> / 2) % kLanes<T>...>(v, v));
+}
+template <typename T>
+SYMCONV_INLINE void store_high(T* p, Vector<T> v) {
+  store_high<T>(p, v, std::make_integer_sequence<int, kLanes<T>>{});
 }
 
 // The first `count` lanes; count < kLanes.
@@ -150,6 +170,39 @@ SYMCONV_INLINE void transpose(Vector<T>* rows) {
   if constexpr (kLanes<T> > 2) transpose_step<T, 2>(rows, Lanes{});
   if constexpr (kLanes<T> > 4) transpose_step<T, 4>(rows, Lanes{});
   if constexpr (kLanes<T> > 8) transpose_step<T, 8>(rows, Lanes{});
+}
+
+// A vector of 16-byte pieces, which are at piece(0), piece(1), ...
+template <typename T, typename Piece>
+SYMCONV_INLINE Vector<T> load_pieces(const Piece& piece) {
+#if defined(__AVX512F__)
+  const auto part = [&](int i) { return _mm_loadu_ps(reinterpret_cast<const float*>(piece(i))); };
+  __m512 v = _mm512_castps128_ps512(part(0));
+  v = _mm512_insertf32x4(v, part(1), 1);
+  v = _mm512_insertf32x4(v, part(2), 2);
+  v = _mm512_insertf32x4(v, part(3), 3);
+  return (Vector<T>)v;
+#elif defined(__AVX2__)
+  const auto part = [&](int i) { return _mm_loadu_ps(reinterpret_cast<const float*>(piece(i))); };
+  return (Vector<T>)_mm256_insertf128_ps(_mm256_castps128_ps256(part(0)), part(1), 1);
+#else
+  return load<T>(piece(0));
+#endif
+}
+
+// Transposes kLanes rows of kLanes elements from memory, row r at row(r), to vectors. Loading pieces does
+// half of the work, on units that are free, so this is faster than loading vectors and transpose().
+template <typename T, typename Row>
+SYMCONV_INLINE void load_transposed(const Row& row, Vector<T>* out) {
+  constexpr int kPiece = 16 / sizeof(T);
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes<T>; ++i) {
+    const int column = i / kPiece * kPiece, first = i % kPiece;
+    out[i] = load_pieces<T>([&](int b) { return row(first + b * kPiece) + column; });
+  }
+  using Lanes = std::make_integer_sequence<int, kLanes<T>>;
+  transpose_step<T, 1>(out, Lanes{});
+  if constexpr (kPiece > 2) transpose_step<T, 2>(out, Lanes{});
 }
 
 }  // namespace

@@ -9,12 +9,6 @@
 namespace symconv::cpu {
 namespace {
 
-// The number of elements in the vector at `i` of n.
-template <typename T>
-SYMCONV_INLINE int elements_at(int64_t i, int64_t n) {
-  return static_cast<int>(n - i < kLanes<T> ? n - i : kLanes<T>);
-}
-
 template <typename T, typename Stored>
 void stage_typed(const Stored* source, int64_t column_stride, int64_t point_stride, int64_t columns,
                  int64_t n, T* target, int64_t plane) {
