@@ -52,8 +52,10 @@ int mask_of(const int64_t* orbits, int64_t groups, int64_t filter) {
   return symconv::ChannelMap(tied(orbits, groups, nullptr)).block_of(filter).mask;
 }
 
-// Coefficients of the fold that these orbits need: for each its parity, its paired axes and its first tap (z, v, h).
-int64_t coefficients(const int64_t* orbits, const int64_t* kernel, int64_t* parity, int64_t* paired, int64_t* taps) {
+// Coefficients of the fold that these orbits need: for each its parity, its paired axes and its first tap (z,
+// v, h).
+int64_t coefficients(const int64_t* orbits, const int64_t* kernel, int64_t* parity, int64_t* paired,
+                     int64_t* taps) {
   const symconv::Fold fold(tied(orbits, 1, kernel));
   for (int64_t i = 0; i < fold.total(); ++i) {
     const symconv::Coefficient c = fold.coefficient(i);

@@ -1,7 +1,7 @@
 """Fixtures that every test file shares: the backends, and a build to test.
 
-A missing extension is a failure on a machine that could have built it. Set SYMCONV_TEST_PURE=1 to test the package as it is
-installed without a compiler: tests of the native backend are then skipped.
+A missing extension is a failure on a machine that could have built it. Set SYMCONV_TEST_PURE=1 to test the
+package as it is installed without a compiler: tests of the native backend are then skipped.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ BUILD = Path(__file__).parents[1] / "build" / "tests"  # what the tests compile 
 
 def compiler() -> str | None:
     """The C++ compiler that tests use, if there is one."""
-    return next((path for name in (os.environ.get("CXX"), "g++", "clang++") if name and (path := shutil.which(name))),
-                None)  # fmt: skip
+    return next(
+        (path for name in (os.environ.get("CXX"), "g++", "clang++") if name and (path := shutil.which(name))),
+        None,
+    )
 
 
 @pytest.fixture(scope="session")

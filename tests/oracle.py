@@ -1,7 +1,7 @@
 """The oracle: mirrored dense weights, torch's convolution and torch's autograd, in float64.
 
-Written from the design's words alone. It shares no code with the package, so that a mistake in the package's tables
-cannot hide in it.
+Written from the design's words alone. It shares no code with the package, so that a mistake in the package's
+tables cannot hide in it.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ def mirror(weight: torch.Tensor, letters: str) -> torch.Tensor:
 
 
 def dense_weight(weight: torch.Tensor, orbits: Sequence[int], groups: int, transposed: bool) -> torch.Tensor:
-    """The dense weight of a reduced one: every reduced filter, then block by block the copies, reflection by reflection.
+    """The dense weight of a reduced one: all reduced filters, then block by block the copies.
 
-    `orbits` counts the orbits of each block over the whole layer. A convolution's weight is tied along dimension 0, group
-    after group; a transposed layer's along dimension 1, which holds one group's filters already.
+    `orbits` counts the orbits of each block over the whole layer. A convolution's weight is tied along
+    dimension 0, group after group; a transposed layer's along dimension 1, which holds one group's filters.
     """
     dim = 1 if transposed else 0
     per_group = [count // groups for count in orbits]
@@ -63,11 +63,15 @@ def add_bias(value: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     return value if bias is None else value + bias.reshape([-1] + [1] * (value.dim() - 2))
 
 
-def fprop(problem: Problem, value: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+def fprop(
+    problem: Problem, value: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
     return add_bias(convolve(problem, value, dense_weight(weight, *_tying(problem))), bias)
 
 
-def dgrad(problem: Problem, grad_output: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+def dgrad(
+    problem: Problem, grad_output: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
     """A channels to B channels: the derivative of the convolution by its input, from autograd."""
     with torch.enable_grad():
         value = grad_output.new_zeros(problem.input_size).requires_grad_()
@@ -99,7 +103,7 @@ class Results:
 
 
 def results(problem: Problem, tensors: Tensors) -> Results:
-    """The three results in the tensors' own dtype: the oracle in float64, torch's dense error in any other."""
+    """The three results in the tensors' own dtype: the oracle in float64, torch's dense ones in any other."""
     t = tensors
     return Results(
         fprop(problem, t.input, t.weight, t.bias_a),

@@ -1,8 +1,9 @@
 """The one list of problems that every implementation of the operators is tested with.
 
-A problem is a convolution (A, B, kernel) as the operators see it: B channels on a grid of `size` points to A channels
-on a grid of `output_size` points. The filters are tied along A, or, when `transposed`, along B. `PROBLEMS` holds every
-hand-picked problem and its transposed twin; `random_problems` draws more. Nothing here knows how anything is computed.
+A problem is a convolution (A, B, kernel) as the operators see it: B channels on a grid of `size` points to A
+channels on a grid of `output_size` points. The filters are tied along A, or, when `transposed`, along B.
+`PROBLEMS` holds every hand-picked problem and its transposed twin; `random_problems` draws more. Nothing here
+knows how anything is computed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ LAYOUTS = ("contiguous", "channels_last", "odd", "expanded", "offset")
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """One convolution with tied filters; `symmetry` holds (mask, filters) pairs, `layout` is how tensors lie in memory."""
+    """One convolution with tied filters.
+
+    `symmetry` holds (mask, filters) pairs; `layout` is how input and grad_output lie in memory.
+    """
 
     name: str
     a: int
@@ -76,7 +80,9 @@ class Problem:
     def output_size(self) -> list[int]:
         points = [
             (n + 2 * p - d * (k - 1) - 1) // s + 1
-            for n, p, d, k, s in zip(self.size, self.padding, self.dilation, self.kernel, self.stride, strict=True)
+            for n, p, d, k, s in zip(
+                self.size, self.padding, self.dilation, self.kernel, self.stride, strict=True
+            )
         ]
         return [self.batch, self.a, *points]
 
@@ -98,7 +104,7 @@ class Problem:
 
     @property
     def arguments(self) -> tuple[list[int], list[int], list[int], int, list[int], bool, bool]:
-        """The tail that the three operators share: stride, padding, dilation, groups, orbits, transposed, allow_tf32."""
+        """What ends an operator call: stride, padding, dilation, groups, orbits, transposed, allow_tf32."""
         return (
             list(self.stride),
             list(self.padding),
@@ -141,7 +147,9 @@ def lay_out(tensor: torch.Tensor, layout: str) -> torch.Tensor:
             return tensor
         return tensor[:1].expand_as(tensor)
     if layout == "broadcast":
-        return tensor.flatten()[:1].reshape([1] * tensor.dim()).expand_as(tensor) if tensor.numel() else tensor
+        return (
+            tensor.flatten()[:1].reshape([1] * tensor.dim()).expand_as(tensor) if tensor.numel() else tensor
+        )
     if layout == "offset":
         buffer = tensor.new_full([tensor.numel() + 2], torch.nan)
         view = buffer[1:-1].view(tensor.shape)
@@ -149,13 +157,15 @@ def lay_out(tensor: torch.Tensor, layout: str) -> torch.Tensor:
     if layout == "odd":
         shape = tensor.shape[::-1]
         buffer = tensor.new_full([2 * shape[0] + 1, *(n + 2 for n in shape[1:])], torch.nan)
-        view = buffer[(slice(1, None, 2), *(slice(1, n + 1) for n in shape[1:]))].permute(*reversed(range(tensor.dim())))
+        view = buffer[(slice(1, None, 2), *(slice(1, n + 1) for n in shape[1:]))].permute(
+            *reversed(range(tensor.dim()))
+        )
         return view.copy_(tensor)
     raise ValueError(f"layout: expected one of {LAYOUTS} or 'broadcast', got {layout!r}")
 
 
 def make(problem: Problem, dtype: torch.dtype = torch.float64, device: str = "cpu", seed: int = 0) -> Tensors:
-    """Random tensors of the problem: drawn in float64 on the CPU, rounded to dtype, then laid out on the device."""
+    """Random tensors of the problem: drawn in float64 on the CPU, rounded and laid out on the device."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(size: Sequence[int], layout: str, scale: float = 1.0) -> torch.Tensor:
@@ -250,7 +260,11 @@ def _strides_dilations_paddings() -> Iterator[Problem]:
     for stride in (2, 3, 5):
         yield problem(f"stride-{stride}", 10, 2, (16,), 3, MIXED[1], stride=stride, padding=1)
     for stride in (2, 3, (1, 2), (2, 1), (3, 2)):
-        for size in ((8, 9), (9, 11), (10, 10)):  # every remainder, so every output_padding of the transposed twin
+        for size in (
+            (8, 9),
+            (9, 11),
+            (10, 10),
+        ):  # every remainder, so every output_padding of the transposed twin
             name = f"stride-{_slug(stride)}-of-{_slug(size)}"
             yield problem(name, 10, 3, size, 3, MIXED2, stride=stride, padding=1)
     yield problem("stride-2-even-kernel", 10, 3, (9, 8), 4, MIXED2, stride=2, padding=1)
@@ -264,13 +278,21 @@ def _strides_dilations_paddings() -> Iterator[Problem]:
     yield problem("dilation-3", 10, 2, (16,), 3, MIXED[1], padding=2, dilation=3)
     for dilation in (2, (1, 3), (3, 1)):
         pads = _tuple(dilation, 2)
-        yield problem(f"dilation-{_slug(dilation)}", 10, 2, (9, 10), 3, MIXED2, padding=pads, dilation=dilation)
+        yield problem(
+            f"dilation-{_slug(dilation)}", 10, 2, (9, 10), 3, MIXED2, padding=pads, dilation=dilation
+        )
     yield problem("dilation-2-even-kernel", 10, 2, (9, 10), (2, 4), MIXED2, padding=3, dilation=2)
     yield problem("dilation-2-stride-2", 10, 2, (10, 9), 3, MIXED2, stride=2, padding=2, dilation=2)
-    yield problem("dilation-2-stride-3", 10, 2, (12, 13), (3, 2), MIXED2, stride=3, padding=(2, 1), dilation=2)
-    yield problem("dilation-3-stride-2-no-padding", 10, 2, (12, 13), (3, 2), MIXED2, stride=2, dilation=(3, 2))
+    yield problem(
+        "dilation-2-stride-3", 10, 2, (12, 13), (3, 2), MIXED2, stride=3, padding=(2, 1), dilation=2
+    )
+    yield problem(
+        "dilation-3-stride-2-no-padding", 10, 2, (12, 13), (3, 2), MIXED2, stride=2, dilation=(3, 2)
+    )
     yield problem("dilation-exceeds-map", 10, 2, (3, 4), 3, MIXED2, padding=5, dilation=5)
-    yield problem("dilation-1x2x2", 12, 2, (4, 6, 7), (3, 3, 2), MIXED[3], padding=(1, 2, 1), dilation=(1, 2, 2))
+    yield problem(
+        "dilation-1x2x2", 12, 2, (4, 6, 7), (3, 3, 2), MIXED[3], padding=(1, 2, 1), dilation=(1, 2, 2)
+    )
 
     yield problem("padding-9", 10, 2, (5,), 3, MIXED[1], padding=9)
     for padding in (2, (0, 1), (1, 0), (5, 7), 11):
@@ -279,7 +301,9 @@ def _strides_dilations_paddings() -> Iterator[Problem]:
     yield problem("one-point-in-padding", 10, 2, (1, 1), 3, MIXED2, padding=4)
     # Every tap falls beside the map: the only output sees padding alone.
     yield problem("only-padding", 10, 2, (1, 1), 2, MIXED2, padding=1, dilation=2)
-    yield problem("only-padding", 12, 2, (1, 2, 1), 2, MIXED[3], stride=5, padding=(1, 1, 2), dilation=(2, 3, 4))
+    yield problem(
+        "only-padding", 12, 2, (1, 2, 1), 2, MIXED[3], stride=5, padding=(1, 1, 2), dilation=(2, 3, 4)
+    )
     yield problem("some-outputs-only-padding", 10, 3, (2, 2), 2, MIXED2, stride=3, padding=6, dilation=1)
 
 
@@ -295,12 +319,23 @@ def _groups_batches_channels() -> Iterator[Problem]:
     yield problem("depthwise-hv-and-plain", 25, 5, (6, 5), (3, 4), {"hv": 20}, padding=1, groups=5)
     yield problem("depthwise-plain", 6, 6, (6, 5), 3, {}, padding=1, groups=6)
     yield problem("depthwise-hvz", 24, 3, (3, 4, 5), 3, {"hvz": 24}, padding=1, groups=3)
-    yield problem("depthwise-hv-16-channels-last", 64, 16, (7, 9), 3, {"hv": 64}, padding=1, groups=16,
-                  layout="channels_last")  # fmt: skip
+    yield problem(
+        "depthwise-hv-16-channels-last",
+        64,
+        16,
+        (7, 9),
+        3,
+        {"hv": 64},
+        padding=1,
+        groups=16,
+        layout="channels_last",
+    )
 
     for batch in (0, 1, 3, 5):
         for rank in (1, 2, 3):
-            yield problem(f"batch-{batch}", FILTERS[rank], 3, SMALL[rank], 3, MIXED[rank], padding=1, batch=batch)
+            yield problem(
+                f"batch-{batch}", FILTERS[rank], 3, SMALL[rank], 3, MIXED[rank], padding=1, batch=batch
+            )
     yield problem("batch-0-channels-last", 10, 3, (5, 6), 3, MIXED2, batch=0, layout="channels_last")
 
     for channels in (1, 3, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65):  # that one filter reads
@@ -308,10 +343,22 @@ def _groups_batches_channels() -> Iterator[Problem]:
         yield problem(f"reads-{channels}", 10, channels, (4, 9), 3, MIXED2, padding=1, layout=layout)
     for unique in (1, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33):  # reduced filters of a block
         layout = "contiguous" if unique % 2 else "channels_last"
-        yield problem(f"quadruples-{unique}", 4 * unique, 5, (3, 7), 3, {"hv": 4 * unique}, padding=1, layout=layout)
-        yield problem(f"pairs-{unique}-plain-5", 2 * unique + 5, 9, (5, 6), 3, {"h": 2 * unique}, padding=1,
-                      layout=layout)  # fmt: skip
-    yield problem("blocks-17-15-33", 17 * 2 + 15 * 2 + 33 * 4 + 19, 6, (4, 5), 3, {"h": 34, "v": 30, "hv": 132})
+        yield problem(
+            f"quadruples-{unique}", 4 * unique, 5, (3, 7), 3, {"hv": 4 * unique}, padding=1, layout=layout
+        )
+        yield problem(
+            f"pairs-{unique}-plain-5",
+            2 * unique + 5,
+            9,
+            (5, 6),
+            3,
+            {"h": 2 * unique},
+            padding=1,
+            layout=layout,
+        )
+    yield problem(
+        "blocks-17-15-33", 17 * 2 + 15 * 2 + 33 * 4 + 19, 6, (4, 5), 3, {"h": 34, "v": 30, "hv": 132}
+    )
     yield problem("octuples-17", 136, 9, (3, 4, 5), 3, {"hvz": 136}, padding=1)
     yield problem("reads-65", 16, 65, (3, 3, 4), 3, {"hvz": 8, "h": 4}, padding=1, layout="channels_last")
     yield problem("pairs-33-reads-17", 66, 17, (21,), 5, {"h": 66}, padding=2)
@@ -325,9 +372,21 @@ def _layouts() -> Iterator[Problem]:
     yield problem("broadcast", 10, 3, (5, 6), 3, MIXED2, padding=1, layout="broadcast")
     for layout in LAYOUTS[1:]:
         yield problem(f"{layout}-weight", 10, 3, (5, 6), 3, MIXED2, padding=1, weight_layout=layout)
-        yield problem(f"{layout}-weight-groups", 20, 4, (5, 6), 3, {"h": 4, "hv": 8}, padding=1, groups=2,
-                      layout="channels_last", weight_layout=layout)  # fmt: skip
-    yield problem("channels-last-weight", 12, 3, (4, 5, 6), 3, MIXED[3], padding=1, weight_layout="channels_last")
+        yield problem(
+            f"{layout}-weight-groups",
+            20,
+            4,
+            (5, 6),
+            3,
+            {"h": 4, "hv": 8},
+            padding=1,
+            groups=2,
+            layout="channels_last",
+            weight_layout=layout,
+        )
+    yield problem(
+        "channels-last-weight", 12, 3, (4, 5, 6), 3, MIXED[3], padding=1, weight_layout="channels_last"
+    )
     for layout in ("channels_last", "odd"):
         yield problem(f"{layout}-stride-2", 10, 3, (9, 8), 3, MIXED2, stride=2, padding=1, layout=layout)
         yield problem(f"{layout}-groups-3", 18, 6, (6, 5), 3, {"hv": 12}, padding=1, groups=3, layout=layout)
@@ -347,13 +406,31 @@ def _tiles() -> Iterator[Problem]:
     for points in (111, 112, 113, 223, 224, 225):
         yield problem(f"points-{points}", 18, 9, (points,), 3, {"h": 16}, padding=1, batch=1)
     yield problem("hv-64-of-64", 64, 64, (28, 27), 3, {"hv": 64}, padding=1, batch=1)
-    yield problem("hv-64-of-64-channels-last", 64, 64, (19, 41), 3, {"hv": 64}, padding=1, batch=1,
-                  layout="channels_last")  # fmt: skip
+    yield problem(
+        "hv-64-of-64-channels-last",
+        64,
+        64,
+        (19, 41),
+        3,
+        {"hv": 64},
+        padding=1,
+        batch=1,
+        layout="channels_last",
+    )
     yield problem("h-66-of-65", 66, 65, (13, 23), 3, {"h": 66}, padding=1, batch=2)
     yield problem("mixed-130-of-128", 130, 128, (20, 20), 3, {"h": 32, "v": 32, "hv": 64}, padding=1, batch=1)
     yield problem("hv-128-of-130-small-map", 128, 130, (7, 7), 3, {"hv": 128}, padding=1, batch=3)
-    yield problem("hv-68-of-129-tiny-map-channels-last", 68, 129, (4, 4), 3, {"hv": 68}, padding=1, batch=5,
-                  layout="channels_last")  # fmt: skip
+    yield problem(
+        "hv-68-of-129-tiny-map-channels-last",
+        68,
+        129,
+        (4, 4),
+        3,
+        {"hv": 68},
+        padding=1,
+        batch=5,
+        layout="channels_last",
+    )
     yield problem("hv-64-of-64-stride-2", 64, 64, (57, 41), 3, {"hv": 64}, stride=2, padding=1, batch=1)
     yield problem("hv-32-of-32-kernel-5", 32, 32, (20, 60), 5, {"hv": 32}, padding=2, batch=1)
     yield problem("stem", 64, 3, (60, 59), 7, {"hv": 64}, stride=2, padding=3, batch=1)
@@ -362,8 +439,17 @@ def _tiles() -> Iterator[Problem]:
     yield problem("groups-2-of-128", 64, 128, (17, 18), 3, {"hv": 64}, padding=1, groups=2, batch=1)
     yield problem("odd-layout-of-65", 36, 65, (22, 20), 3, {"hv": 32}, padding=1, batch=2, layout="odd")
     yield problem("hvz-32-of-32", 32, 32, (8, 10, 12), 3, {"hvz": 32}, padding=1, batch=1)
-    yield problem("hv-36-of-33-channels-last", 36, 33, (5, 9, 11), 3, {"hv": 32}, padding=1, batch=1,
-                  layout="channels_last")  # fmt: skip
+    yield problem(
+        "hv-36-of-33-channels-last",
+        36,
+        33,
+        (5, 9, 11),
+        3,
+        {"hv": 32},
+        padding=1,
+        batch=1,
+        layout="channels_last",
+    )
     yield problem("h-64-of-64", 64, 64, (230,), 3, {"h": 64}, padding=1, batch=2)
 
 
@@ -400,8 +486,9 @@ FEW = [
 def random_problems(count: int, seed: int, largest: int = 6) -> list[Problem]:
     """`count` random problems, the same for the same seed.
 
-    `largest` bounds the orbits of a block and the channels that a filter reads; the map grows with it up to about
-    2 * largest points per dimension in 2-D. Problems of more than about largest^3 * 20,000 multiplications are redrawn.
+    `largest` bounds the orbits of a block and the channels that a filter reads; the map grows with it up to
+    about 2 * largest points per dimension in 2-D. Problems of more than largest^3 * 20,000 multiplications
+    are redrawn.
     """
     draw = random.Random(seed)
     problems: list[Problem] = []
@@ -418,7 +505,9 @@ def random_problems(count: int, seed: int, largest: int = 6) -> list[Problem]:
         size = [max(1, r) + draw.randint(0, extent) for r in reach]
         groups = draw.choice((1, 1, 1, 2, 3))
         masks = draw.sample(MASKS[rank], draw.randint(0, len(MASKS[rank])))
-        symmetry = {m: groups * draw.randint(1, largest) * 2 ** len(m) for m in sorted(masks, key=BLOCKS.index)}
+        symmetry = {
+            m: groups * draw.randint(1, largest) * 2 ** len(m) for m in sorted(masks, key=BLOCKS.index)
+        }
         plain = groups * draw.choice((0, 1, draw.randint(1, largest)))
         a = sum(symmetry.values()) + plain
         if a == 0:

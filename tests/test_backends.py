@@ -19,8 +19,14 @@ P = problem("backends", 10, 3, (5, 6), 3, {"h": 2, "v": 2, "hv": 4}, padding=1)
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True,
-                          text=True, timeout=120, check=False)  # fmt: skip
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
 
 
 def reasons(layer: SymmetricConv2d, value: torch.Tensor) -> backends.Choice:
@@ -68,7 +74,10 @@ def test_environment_variable_sets_the_default() -> None:
         assert run(show, SYMCONV_BACKEND=name).stdout.strip() == name
     wrong = run(show, SYMCONV_BACKEND="fast")
     assert wrong.returncode != 0
-    assert "environment variable SYMCONV_BACKEND: expected 'auto', 'native' or 'torch', got 'fast'" in wrong.stderr
+    assert (
+        "environment variable SYMCONV_BACKEND: expected 'auto', 'native' or 'torch', got 'fast'"
+        in wrong.stderr
+    )
 
 
 def test_importing_prints_nothing() -> None:
@@ -97,7 +106,8 @@ def test_native_calls_the_operators_and_torch_does_not(
 def test_auto_takes_torch_where_nothing_is_tied(native: None) -> None:
     plain = SymmetricConv2d(3, 8, 3)
     choice = reasons(plain, torch.zeros(1, 3, 5, 5))
-    assert not choice.native and "tied" in choice.reason
+    assert not choice.native
+    assert "tied" in choice.reason
     with symconv_ext.backend("native"):
         assert reasons(plain, torch.zeros(1, 3, 5, 5)).native
 
@@ -115,20 +125,27 @@ def test_without_the_extension(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ops, "LOADED", False)
     monkeypatch.setattr(ops, "WHY_NOT", "the compiled extension was not built (reason)")
     before = backends.setting
-    with pytest.raises(RuntimeError, match=r"backend: 'native' cannot run: .*not built \(reason\); use 'torch' or"):
+    with pytest.raises(
+        RuntimeError, match=r"backend: 'native' cannot run: .*not built \(reason\); use 'torch' or"
+    ):
         symconv_ext.backend("native")
     assert backends.setting == before
     layer, value = layer_and_input()
     with symconv_ext.backend("auto"):
         choice = reasons(layer, value)
-        assert not choice.native and choice.reason == "the compiled extension was not built (reason)"
-        torch.testing.assert_close(layer(value), torch.nn.functional.conv2d(value, symconv_ext.expand_weight(layer),
-                                                                           layer.bias))  # fmt: skip
+        assert not choice.native
+        assert choice.reason == "the compiled extension was not built (reason)"
+        torch.testing.assert_close(
+            layer(value), torch.nn.functional.conv2d(value, symconv_ext.expand_weight(layer), layer.bias)
+        )
 
 
 def test_native_where_there_is_no_kernel_is_an_error_that_says_why(native: None) -> None:
     layer, value = layer_and_input()
-    with symconv_ext.backend("native"), pytest.raises(RuntimeError, match="'native' cannot run: .* meta tensors"):
+    with (
+        symconv_ext.backend("native"),
+        pytest.raises(RuntimeError, match=r"'native' cannot run: .* meta tensors"),
+    ):
         layer.to("meta")(value.to("meta"))
     with symconv_ext.backend("auto"):
         assert layer.to("meta")(value.to("meta")).shape == (2, 10, 3, 4)

@@ -1,4 +1,4 @@
-"""The tables of csrc/common (masks, signs, channel order, fold) against symmetry.py, the oracle, and the algebra."""
+"""The tables of csrc/common (masks, signs, channels, fold) against symmetry.py, oracle and algebra."""
 
 from __future__ import annotations
 
@@ -43,7 +43,18 @@ def tables() -> Iterator[ctypes.CDLL]:
     cxx = compiler()
     if cxx is None:
         pytest.skip("no C++ compiler here")
-    command = [cxx, "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", f"-I{CSRC}", str(SOURCE)]
+    command = [
+        cxx,
+        "-std=c++17",
+        "-O1",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-fPIC",
+        "-shared",
+        f"-I{CSRC}",
+        str(SOURCE),
+    ]
     state = hashlib.sha256(repr(command).encode())
     for path in sorted([SOURCE, *(CSRC / "common").glob("*.h")]):
         state.update(path.read_bytes())
@@ -57,7 +68,7 @@ def tables() -> Iterator[ctypes.CDLL]:
     loaded = ctypes.CDLL(str(library))
     for name in ("unique_filters", "channel_map", "coefficients", "class_count", "class_first"):
         getattr(loaded, name).restype = ctypes.c_int64
-    yield loaded
+    return loaded
 
 
 def numbers(values: tuple[int, ...]) -> ctypes.Array[ctypes.c_int64]:
@@ -65,7 +76,8 @@ def numbers(values: tuple[int, ...]) -> ctypes.Array[ctypes.c_int64]:
 
 
 def doubles(values: np.ndarray) -> ctypes.c_void_p:
-    assert values.dtype == np.float64 and values.flags.c_contiguous
+    assert values.dtype == np.float64
+    assert values.flags.c_contiguous
     return values.ctypes.data_as(ctypes.c_void_p)
 
 
@@ -130,8 +142,10 @@ def test_channel_map_matches_symmetry_and_oracle(
         first += count
     assert [(f, letters(r)) for f, r in zip(filters, reflections, strict=True)] == written
     masks = [mask for mask, count in zip(BLOCKS, orbits, strict=True) for _ in range(count)]
-    assert [letters(tables.mask_of(numbers(layer), ctypes.c_int64(groups), ctypes.c_int64(f)))
-            for f in range(unique)] == masks  # fmt: skip
+    assert [
+        letters(tables.mask_of(numbers(layer), ctypes.c_int64(groups), ctypes.c_int64(f)))
+        for f in range(unique)
+    ] == masks
 
 
 def coefficients(

@@ -20,13 +20,17 @@ def parameters(layer: nn.Module) -> dict[str, torch.Tensor]:
 def test_reference_checkpoint_with_different_biases_is_refused_by_a_shared_one(name: str) -> None:
     if load(name)[0].symmetry.is_plain:
         pytest.skip("nothing is tied")
-    with pytest.raises(RuntimeError, match=r"bias: share_bias=True expects one value per orbit.*reduced filter \d+"):
+    with pytest.raises(
+        RuntimeError, match=r"bias: share_bias=True expects one value per orbit.*reduced filter \d+"
+    ):
         load(name, share_bias=True)
 
 
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("kind", LAYERS, ids=kind_id)
-def test_bias_per_filter_loads_into_a_shared_bias_where_the_orbits_agree(kind: type[nn.Module], groups: int) -> None:
+def test_bias_per_filter_loads_into_a_shared_bias_where_the_orbits_agree(
+    kind: type[nn.Module], groups: int
+) -> None:
     shared, source = (make_layer(kind, groups=groups, share_bias=share) for share in (True, False))
     unique = shared.symmetry.unique_out_channels
     with torch.no_grad():
@@ -37,7 +41,8 @@ def test_bias_per_filter_loads_into_a_shared_bias_where_the_orbits_agree(kind: t
     assert shared.bias.tolist() == list(range(unique))
     value = make_input(kind)
     assert torch.equal(shared(value), source(value))
-    assert list(state) == list(kept) and all(torch.equal(state[n], kept[n]) for n in kept), "the checkpoint changed"
+    assert list(state) == list(kept)
+    assert all(torch.equal(state[n], kept[n]) for n in kept), "the checkpoint changed"
 
 
 def test_the_message_says_which_filters_disagree() -> None:
@@ -66,8 +71,11 @@ def test_many_disagreeing_filters_make_a_short_message() -> None:
 
 def test_prefixes_strictness_and_assign() -> None:
     def net(share_bias: bool) -> nn.Module:
-        return nn.Sequential(CONVOLUTIONS[2](1, 8, 3, symmetry={"hv": 8}, share_bias=share_bias), nn.ReLU(),
-                             CONVOLUTIONS[2](8, 6, 3, symmetry={"h": 2}, share_bias=share_bias))  # fmt: skip
+        return nn.Sequential(
+            CONVOLUTIONS[2](1, 8, 3, symmetry={"hv": 8}, share_bias=share_bias),
+            nn.ReLU(),
+            CONVOLUTIONS[2](8, 6, 3, symmetry={"h": 2}, share_bias=share_bias),
+        )
 
     source, shared = net(False), net(True)
     with torch.no_grad():
@@ -81,7 +89,8 @@ def test_prefixes_strictness_and_assign() -> None:
     shared = net(True)
     shared.load_state_dict(source.state_dict(), assign=True)
     assert torch.equal(shared(value), source(value))
-    assert isinstance(shared[0].bias, nn.Parameter) and shared[0].bias.requires_grad
+    assert isinstance(shared[0].bias, nn.Parameter)
+    assert shared[0].bias.requires_grad
 
     with torch.no_grad():
         source[2].bias.add_(torch.arange(6.0))

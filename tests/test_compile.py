@@ -11,17 +11,21 @@ import torch
 from conftest import compiler
 from layers import CONVOLUTIONS, DENSE, LAYERS, TRANSPOSED
 from problems import FEW, Problem, make, problem
-from test_layers import every_layer, kind_id, make_input, make_layer, rank_of
+from test_layers import every_layer, kind_id, make_input, make_layer
 from test_operators import OPERATORS, name, operands
 from torch import nn
 
 import symconv_ext
 from symconv_ext import SymmetricConv2d, functional
 
-CHECKED = [p for p in FEW if p.batch and p.rank == 2][::2] + [p for p in FEW if p.rank != 2][::3] + [
-    problem("one-channel-channels-last", 4, 1, (5, 6), 3, {"hv": 4}, layout="channels_last"),
-    problem("one-point-channels-last", 4, 2, (1, 1), 1, {"h": 4}, layout="channels_last"),
-]
+CHECKED = (
+    [p for p in FEW if p.batch and p.rank == 2][::2]
+    + [p for p in FEW if p.rank != 2][::3]
+    + [
+        problem("one-channel-channels-last", 4, 1, (5, 6), 3, {"hv": 4}, layout="channels_last"),
+        problem("one-point-channels-last", 4, 2, (1, 1), 1, {"h": 4}, layout="channels_last"),
+    ]
+)
 
 
 @pytest.fixture(autouse=True)
@@ -33,8 +37,10 @@ def fresh_compiler() -> None:
 @pytest.mark.parametrize("operator", OPERATORS)
 @pytest.mark.parametrize("p", CHECKED, ids=name)
 def test_opcheck(p: Problem, operator: str) -> None:
-    arguments = [x.detach().requires_grad_() if isinstance(x, torch.Tensor) else x
-                 for x in operands(operator, p, make(p))]  # fmt: skip
+    arguments = [
+        x.detach().requires_grad_() if isinstance(x, torch.Tensor) else x
+        for x in operands(operator, p, make(p))
+    ]
     torch.library.opcheck(getattr(torch.ops.symconv_ext, operator).default, tuple(arguments))
 
 
@@ -47,7 +53,9 @@ def test_opcheck_of_dtypes_without_bias(operator: str, dtype: torch.dtype) -> No
     torch.library.opcheck(getattr(torch.ops.symconv_ext, operator).default, arguments)
 
 
-def gradients(module: nn.Module, call: Callable[[torch.Tensor], torch.Tensor], value: torch.Tensor) -> list[torch.Tensor]:
+def gradients(
+    module: nn.Module, call: Callable[[torch.Tensor], torch.Tensor], value: torch.Tensor
+) -> list[torch.Tensor]:
     value = value.detach().clone().requires_grad_()
     output = call(value)
     output.sin().sum().backward()
@@ -56,10 +64,18 @@ def gradients(module: nn.Module, call: Callable[[torch.Tensor], torch.Tensor], v
     return found
 
 
-@every_layer
-def test_compile_forward_and_backward(kind: type[nn.Module], backend: str) -> None:
-    if backend == "torch" and rank_of(kind) != 2:
-        pytest.skip("to save time: only what torch itself compiles")
+@pytest.mark.usefixtures("native")
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [*((kind, "native") for kind in LAYERS), (CONVOLUTIONS[2], "torch"), (TRANSPOSED[2], "torch")],
+    ids=lambda value: kind_id(value) or value,
+)
+def test_compile_forward_and_backward(kind: type[nn.Module], name: str) -> None:
+    with symconv_ext.backend(name):
+        check_compiled(kind)
+
+
+def check_compiled(kind: type[nn.Module]) -> None:
     layer, value = make_layer(kind, groups=2, stride=2, share_bias=True), make_input(kind)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     for a, b in zip(gradients(layer, compiled, value), gradients(layer, layer, value), strict=True):
@@ -117,7 +133,9 @@ def test_compile_functional() -> None:
     t = make(p)
 
     def call(value: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return functional.symmetric_conv2d(value, weight, padding=1, symmetry={"h": 2, "v": 2, "hv": 4}).relu()
+        return functional.symmetric_conv2d(
+            value, weight, padding=1, symmetry={"h": 2, "v": 2, "hv": 4}
+        ).relu()
 
     compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
     expected = oracle.fprop(p, t.input, t.weight, None).relu()
@@ -127,7 +145,9 @@ def test_compile_functional() -> None:
 def test_compile_with_inductor(native: None) -> None:
     if compiler() is None:
         pytest.skip("no C++ compiler here")
-    net = nn.Sequential(SymmetricConv2d(3, 10, 3, padding=1, symmetry={"h": 2, "hv": 8}, dtype=torch.float64), nn.ReLU())
+    net = nn.Sequential(
+        SymmetricConv2d(3, 10, 3, padding=1, symmetry={"h": 2, "hv": 8}, dtype=torch.float64), nn.ReLU()
+    )
     value = torch.randn(2, 3, 6, 7, dtype=torch.float64)
     with symconv_ext.backend("native"):
         expected = gradients(net, net, value)
@@ -137,8 +157,11 @@ def test_compile_with_inductor(native: None) -> None:
 
 
 @pytest.mark.usefixtures("backend")
-@pytest.mark.parametrize(("kind", "strict"), [*((kind, False) for kind in LAYERS), (SymmetricConv2d, True)],
-                         ids=lambda value: kind_id(value) or ("strict" if value else "traced"))  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "strict"),
+    [*((kind, False) for kind in LAYERS), (SymmetricConv2d, True)],
+    ids=lambda value: kind_id(value) or ("strict" if value else "traced"),
+)
 def test_export(kind: type[nn.Module], strict: bool) -> None:
     layer, value = make_layer(kind, padding=1).eval(), make_input(kind)
     program = torch.export.export(layer, (value,), strict=strict)
@@ -146,13 +169,17 @@ def test_export(kind: type[nn.Module], strict: bool) -> None:
     stream = io.BytesIO()
     torch.export.save(program, stream)
     stream.seek(0)
-    torch.testing.assert_close(torch.export.load(stream).module()(value), layer(value), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        torch.export.load(stream).module()(value), layer(value), rtol=1e-12, atol=1e-12
+    )
 
 
 @pytest.mark.usefixtures("backend")
 def test_export_with_a_dynamic_batch() -> None:
     layer, value = make_layer(SymmetricConv2d).eval(), make_input(SymmetricConv2d, batch=4)
-    shapes = {"input": {0: torch.export.Dim("batch", min=2, max=64), 3: torch.export.Dim("width", min=4, max=64)}}
+    shapes = {
+        "input": {0: torch.export.Dim("batch", min=2, max=64), 3: torch.export.Dim("width", min=4, max=64)}
+    }
     program = torch.export.export(layer, (value,), dynamic_shapes=shapes)
     other = torch.randn(7, 4, 8, 21, dtype=torch.float64)
     torch.testing.assert_close(program.module()(other), layer(other), rtol=1e-12, atol=1e-12)

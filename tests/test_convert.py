@@ -16,13 +16,23 @@ from symconv_ext import SymmetricConv2d, Symmetry, densify, expand_weight, symme
 
 def dense_layer(kind: type[nn.Module], **rest: object) -> nn.Module:
     """A torch.nn layer with every argument away from its default."""
-    arguments = dict(stride=2, padding=1, dilation=2, groups=2, dtype=torch.float64)
+    arguments = {"stride": 2, "padding": 1, "dilation": 2, "groups": 2, "dtype": torch.float64}
     return DENSE[kind](4, OUT[rank_of(kind)], 3, **{**arguments, **rest})
 
 
 def geometry(layer: nn.Module) -> tuple[object, ...]:
-    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode",
-             "output_padding", "transposed")  # fmt: skip
+    names = (
+        "in_channels",
+        "out_channels",
+        "kernel_size",
+        "stride",
+        "padding",
+        "dilation",
+        "groups",
+        "padding_mode",
+        "output_padding",
+        "transposed",
+    )
     return tuple(getattr(layer, name) for name in names)
 
 
@@ -31,7 +41,9 @@ def geometry(layer: nn.Module) -> tuple[object, ...]:
 def test_expand_weight_is_the_mirrored_dense_weight(kind: type[nn.Module], groups: int) -> None:
     layer = make_layer(kind, groups=groups)
     dense = expand_weight(layer)
-    assert torch.equal(dense, oracle.dense_weight(layer.weight, layer.symmetry.orbits, groups, layer.transposed))
+    assert torch.equal(
+        dense, oracle.dense_weight(layer.weight, layer.symmetry.orbits, groups, layer.transposed)
+    )
     assert dense.shape == DENSE[kind](4, OUT[rank_of(kind)], 3, groups=groups).weight.shape
     assert dense.dtype == layer.weight.dtype
     dense.square().sum().backward()
@@ -51,10 +63,13 @@ def test_densify_keeps_the_outputs_and_symmetrize_undoes_it(kind: type[nn.Module
         layer = make_layer(kind, share_bias=share_bias, **arguments)
         value = make_input(kind)
         dense = densify(layer)
-        assert type(dense) is DENSE[kind] and geometry(dense) == geometry(layer)
+        assert type(dense) is DENSE[kind]
+        assert geometry(dense) == geometry(layer)
         torch.testing.assert_close(dense(value), layer(value), rtol=1e-12, atol=1e-12)
         back = symmetrize(dense, layer.symmetry, share_bias=share_bias)
-        assert type(back) is kind and back.symmetry == layer.symmetry and geometry(back) == geometry(layer)
+        assert type(back) is kind
+        assert back.symmetry == layer.symmetry
+        assert geometry(back) == geometry(layer)
         for name, parameter in layer.named_parameters():
             torch.testing.assert_close(getattr(back, name), parameter, rtol=1e-14, atol=1e-14)
 
@@ -99,14 +114,20 @@ def test_symmetrize_a_network_replaces_exactly_torch_s_classes() -> None:
     before = {name: value.clone() for name, value in net.state_dict().items()}
     result = symmetrize(net, {"h": "100%"})
     assert result is not net
-    assert [type(m).__name__ for m in net["inner"]] == ["Conv2d", "ReLU", "Conv1d"], "the original was changed"
+    assert [type(m).__name__ for m in net["inner"]] == ["Conv2d", "ReLU", "Conv1d"], (
+        "the original was changed"
+    )
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
-    assert type(result["stem"]) is SymmetricConv2d and result["stem"].padding == "same"
-    assert result["stem"].padding_mode == "circular" and result["stem"].bias is None
+    assert type(result["stem"]) is SymmetricConv2d
+    assert result["stem"].padding == "same"
+    assert result["stem"].padding_mode == "circular"
+    assert result["stem"].bias is None
     assert result["again"] is result["inner"][0], "a layer used twice must stay one layer"
-    assert type(result["inner"][2]) is CONVOLUTIONS[1] and type(result["up"]) is TRANSPOSED[2]
+    assert type(result["inner"][2]) is CONVOLUTIONS[1]
+    assert type(result["up"]) is TRANSPOSED[2]
     assert result["up"].output_padding == (1, 1)
-    assert type(result["own"]) is Own and type(result["head"]) is nn.Linear
+    assert type(result["own"]) is Own
+    assert type(result["head"]) is nn.Linear
     assert sum(p.numel() for p in result.parameters()) < sum(p.numel() for p in net.parameters())
     dense = densify(result)
     assert [type(m) for m in dense.modules()] == [type(m) for m in net.modules()]
@@ -116,7 +137,8 @@ def test_symmetrize_a_network_replaces_exactly_torch_s_classes() -> None:
 def test_in_place() -> None:
     net = network()
     assert symmetrize(net, {"h": "100%"}, inplace=True) is net
-    assert type(net["stem"]) is SymmetricConv2d and net["again"] is net["inner"][0]
+    assert type(net["stem"]) is SymmetricConv2d
+    assert net["again"] is net["inner"][0]
     assert densify(net, inplace=True) is net
     assert type(net["stem"]) is nn.Conv2d
 
@@ -134,10 +156,13 @@ def test_a_function_chooses_per_layer() -> None:
     assert sorted(names) == ["again", "inner.2", "stem", "up"]
     assert result["stem"].symmetry.counts == {"hv": 4}
     assert result["again"].symmetry.counts == {"h": 4}
-    assert type(result["up"]) is nn.ConvTranspose2d and type(result["inner"][2]) is nn.Conv1d
+    assert type(result["up"]) is nn.ConvTranspose2d
+    assert type(result["inner"][2]) is nn.Conv1d
 
 
-@pytest.mark.parametrize("convert", [lambda m: symmetrize(m, {"h": "50%"}), densify], ids=["symmetrize", "densify"])
+@pytest.mark.parametrize(
+    "convert", [lambda m: symmetrize(m, {"h": "50%"}), densify], ids=["symmetrize", "densify"]
+)
 def test_what_a_layer_carries_is_kept(convert: Callable[[nn.Module], nn.Module]) -> None:
     kind = nn.Conv2d if convert is not densify else SymmetricConv2d
     layer = kind(4, 8, 3, dtype=torch.float64).to(memory_format=torch.channels_last).eval()
@@ -146,14 +171,17 @@ def test_what_a_layer_carries_is_kept(convert: Callable[[nn.Module], nn.Module])
     assert result.weight.dtype == torch.float64
     assert result.weight.is_contiguous(memory_format=torch.channels_last)
     assert not result.training
-    assert not result.weight.requires_grad and result.bias.requires_grad
+    assert not result.weight.requires_grad
+    assert result.bias.requires_grad
     assert isinstance(result.weight, nn.Parameter)
     assert convert(kind(4, 8, 3, device="meta")).weight.is_meta
 
 
 def test_errors_name_the_layer_and_change_nothing() -> None:
     net = network()
-    with pytest.raises(ValueError, match=r"layer 'inner\.2': symmetry: key 'hv': a 1-D layer has no axis 'v'"):
+    with pytest.raises(
+        ValueError, match=r"layer 'inner\.2': symmetry: key 'hv': a 1-D layer has no axis 'v'"
+    ):
         symmetrize(net, {"hv": "100%"}, inplace=True)
     assert [type(m) for m in net.modules()] == [type(m) for m in network().modules()]
     with pytest.raises(ValueError, match=r"layer 'stem': symmetry: 'h'"):

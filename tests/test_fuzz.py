@@ -1,4 +1,4 @@
-"""The operators on random problems, with one to three threads. SYMCONV_TEST_RANDOM multiplies how many there are."""
+"""The operators on random problems, with one to three threads; SYMCONV_TEST_RANDOM multiplies them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def test_random_problem(p: Problem, dtype: torch.dtype) -> None:
     torch.set_num_threads(1 + p.multiplications % 3)
     for operator in OPERATORS:
         value = compute(operator, p, case.tensors)
-        assert_close(operator, value, getattr(case.oracle, operator), getattr(case.dense, operator), context=p)
+        assert_close(
+            operator, value, getattr(case.oracle, operator), getattr(case.dense, operator), context=p
+        )
 
 
 @pytest.mark.usefixtures("native", "threads")
@@ -35,4 +37,6 @@ def test_random_problem_in_half_precision(p: Problem, dtype: torch.dtype) -> Non
     torch.set_num_threads(1 + p.multiplications % 3)
     for operator in OPERATORS:
         value = compute(operator, p, case.tensors)
-        assert_close(operator, value, getattr(case.oracle, operator), getattr(case.dense, operator), context=p)
+        assert_close(
+            operator, value, getattr(case.oracle, operator), getattr(case.dense, operator), context=p
+        )

@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+import oracle
 import pytest
 import torch
+import torch.nn.functional as F
 from layers import CONVOLUTIONS
 from tolerances import assert_close
 from torch import nn
@@ -29,6 +31,24 @@ def load(name: str, **rest: object) -> tuple[nn.Module, dict[str, torch.Tensor]]
 def test_there_are_ten_cases() -> None:
     assert len(CASES) == 10
     assert {path.stem for path in GOLDEN.glob("*.npz")} == set(CASES)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_oracle_gives_the_reference_s_results(name: str) -> None:
+    """What all other tests compare with is itself compared with the reference implementation."""
+    layer, golden = load(name)
+    weight = golden["weight"].clone().requires_grad_()
+    value = golden["input"].clone().requires_grad_()
+    dense = oracle.dense_weight(weight, layer.symmetry.orbits, layer.groups, False)
+    padded, padding = value, layer.padding
+    if layer.padding_mode != "zeros":
+        padded, padding = F.pad(value, [1] * 2 * (value.dim() - 2), mode=layer.padding_mode), 0
+    rest = (layer.stride, padding, layer.dilation, layer.groups)
+    output = oracle.CONVOLUTION[value.dim() - 2](padded, dense, golden.get("bias"), *rest)
+    assert_close("fprop", output, golden["output"])
+    found = torch.autograd.grad(output, (value, weight), golden["grad_output"])
+    assert_close("dgrad", found[0], golden["grad_input"])
+    assert_close("wgrad", found[1], golden["grad_weight"])
 
 
 @pytest.mark.usefixtures("backend")

@@ -42,7 +42,13 @@ def kind_id(kind: object) -> str | None:
 
 def make_layer(kind: type[nn.Module], **rest: Any) -> nn.Module:
     rank = rank_of(kind)
-    defaults = dict(in_channels=4, out_channels=OUT[rank], kernel_size=3, symmetry=SYMMETRY[rank], dtype=torch.float64)
+    defaults = {
+        "in_channels": 4,
+        "out_channels": OUT[rank],
+        "kernel_size": 3,
+        "symmetry": SYMMETRY[rank],
+        "dtype": torch.float64,
+    }
     return kind(**{**defaults, **rest})
 
 
@@ -53,8 +59,15 @@ def make_input(kind: type[nn.Module], batch: int = 2, dtype: torch.dtype = torch
 def dense_twin(symmetric: nn.Module, **rest: Any) -> nn.Module:
     """The torch.nn layer with the mirrored weight."""
     s = symmetric
-    kwargs = dict(stride=s.stride, padding=s.padding, dilation=s.dilation, groups=s.groups, bias=s.bias is not None,
-                  padding_mode=s.padding_mode, dtype=s.weight.dtype)  # fmt: skip
+    kwargs = {
+        "stride": s.stride,
+        "padding": s.padding,
+        "dilation": s.dilation,
+        "groups": s.groups,
+        "bias": s.bias is not None,
+        "padding_mode": s.padding_mode,
+        "dtype": s.weight.dtype,
+    }
     if s.transposed:
         kwargs["output_padding"] = s.output_padding
     dense = DENSE[type(s)](s.in_channels, s.out_channels, s.kernel_size, **kwargs, **rest)
@@ -153,7 +166,7 @@ def test_every_padding(kind: type[nn.Module], arguments: dict[str, Any]) -> None
 @every_layer
 def test_one_number_per_dimension(kind: type[nn.Module]) -> None:
     rank = rank_of(kind)
-    arguments = dict(kernel_size=(2, 3, 4), stride=(2, 1, 3), padding=(0, 2, 1), dilation=(2, 1, 1))
+    arguments = {"kernel_size": (2, 3, 4), "stride": (2, 1, 3), "padding": (0, 2, 1), "dilation": (2, 1, 1)}
     arguments = {key: value[:rank] for key, value in arguments.items()}
     check_against_dense(make_layer(kind, **arguments), make_input(kind))
     check_against_dense(make_layer(kind, **{k: list(v) for k, v in arguments.items()}), make_input(kind))
@@ -163,7 +176,9 @@ def test_one_number_per_dimension(kind: type[nn.Module]) -> None:
 @pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
 def test_padding_modes_with_one_padding_per_dimension(mode: str) -> None:
     kind = CONVOLUTIONS[2]
-    check_against_dense(make_layer(kind, padding=(1, 3), padding_mode=mode, kernel_size=(3, 4)), make_input(kind))
+    check_against_dense(
+        make_layer(kind, padding=(1, 3), padding_mode=mode, kernel_size=(3, 4)), make_input(kind)
+    )
     check_against_dense(make_layer(kind, padding=(0, 2), padding_mode=mode), make_input(kind))
 
 
@@ -173,7 +188,7 @@ def test_output_padding_and_output_size(kind: type[nn.Module]) -> None:
     rank = rank_of(kind)
     value = make_input(kind)
     for output_padding in (0, 1, 2):
-        arguments = dict(stride=3, padding=1, output_padding=output_padding)
+        arguments = {"stride": 3, "padding": 1, "output_padding": output_padding}
         check_against_dense(make_layer(kind, **arguments), value)
         symmetric = make_layer(kind, **{**arguments, "output_padding": 0})
         size = [3 * n - 2 + output_padding for n in SIZES[rank]]
@@ -189,7 +204,9 @@ def test_output_padding_and_output_size(kind: type[nn.Module]) -> None:
 @pytest.mark.parametrize("p", [*FEW, *random_problems(20, seed=3)], ids=name)
 def test_layer_and_function_agree_with_the_oracle(p: Problem) -> None:
     t = make(p)
-    value, bias, operator = (t.grad_output, t.bias_b, "dgrad") if p.transposed else (t.input, t.bias_a, "fprop")
+    value, bias, operator = (
+        (t.grad_output, t.bias_b, "dgrad") if p.transposed else (t.input, t.bias_a, "fprop")
+    )
     built = layer(p, dtype=torch.float64)
     built.load_state_dict({"weight": t.weight, "bias": bias})
     output = built(value)
@@ -209,7 +226,8 @@ def test_unbatched_input_and_empty_batch(kind: type[nn.Module]) -> None:
         assert single.shape == expected.shape
         assert_close("fprop", single.detach(), expected.detach())
     (gradient,) = torch.autograd.grad(symmetric(value[0]).sum(), value)
-    assert gradient[0].abs().sum() > 0 and not gradient[1:].any()
+    assert gradient[0].abs().sum() > 0
+    assert not gradient[1:].any()
 
     symmetric.zero_grad()
     empty = make_input(kind, batch=0).requires_grad_()
@@ -231,7 +249,9 @@ def test_unbatched_output_size(kind: type[nn.Module]) -> None:
 
 
 @pytest.mark.usefixtures("backend")
-@pytest.mark.parametrize("kind", [CONVOLUTIONS[2], CONVOLUTIONS[3], TRANSPOSED[2], TRANSPOSED[3]], ids=kind_id)
+@pytest.mark.parametrize(
+    "kind", [CONVOLUTIONS[2], CONVOLUTIONS[3], TRANSPOSED[2], TRANSPOSED[3]], ids=kind_id
+)
 def test_channels_last_stays_channels_last(kind: type[nn.Module]) -> None:
     form = torch.channels_last if rank_of(kind) == 2 else torch.channels_last_3d
     symmetric = make_layer(kind, padding=1, dtype=torch.float32)
@@ -290,7 +310,8 @@ def test_initial_weights_have_the_dense_layer_s_distribution(kind: type[nn.Modul
     first = symmetric.weight.clone()
     torch.manual_seed(1)
     symmetric.reset_parameters()
-    assert torch.equal(symmetric.weight, first) and not torch.equal(first, before)
+    assert torch.equal(symmetric.weight, first)
+    assert not torch.equal(first, before)
 
 
 @every_layer
@@ -324,7 +345,8 @@ def test_share_bias_gives_an_orbit_one_bias() -> None:
 @every_layer
 def test_device_and_dtype(kind: type[nn.Module]) -> None:
     meta = make_layer(kind, device="meta")
-    assert meta.weight.is_meta and meta.bias.is_meta
+    assert meta.weight.is_meta
+    assert meta.bias.is_meta
     assert meta(make_input(kind).to("meta")).shape == make_layer(kind)(make_input(kind)).shape
     real = meta.to_empty(device="cpu")
     real.reset_parameters()
@@ -366,11 +388,16 @@ def test_copies_compute_the_same_and_share_nothing(kind: type[nn.Module], argume
     stream.seek(0)
     fresh = make_layer(kind, padding=1, **arguments)
     fresh.load_state_dict(symmetric.state_dict())
-    copies = [copy.deepcopy(symmetric), pickle.loads(pickle.dumps(symmetric)),
-              torch.load(stream, weights_only=False), fresh]  # fmt: skip
+    copies = [
+        copy.deepcopy(symmetric),
+        pickle.loads(pickle.dumps(symmetric)),
+        torch.load(stream, weights_only=False),
+        fresh,
+    ]
     for other in copies:
         assert torch.equal(other(value), expected)
-        assert other.symmetry == symmetric.symmetry and other.share_bias == symmetric.share_bias
+        assert other.symmetry == symmetric.symmetry
+        assert other.share_bias == symmetric.share_bias
         assert repr(other) == repr(symmetric)
         with torch.no_grad():
             other.weight.add_(1)
@@ -396,7 +423,9 @@ def test_extra_repr() -> None:
     assert "share_bias=True" in repr(kinds[2](3, 16, 3, symmetry={"hv": "50%"}, share_bias=True))
     assert "'hv': 8" in repr(kinds[2](3, 16, 3, symmetry={"vh": "50%"}))
     assert "bias=False" in repr(kinds[1](3, 16, 3, bias=False, symmetry={"h": 2}))
-    assert "output_padding=(1,)" in repr(TRANSPOSED[1](3, 16, 3, stride=2, output_padding=1, symmetry={"h": 2}))
+    assert "output_padding=(1,)" in repr(
+        TRANSPOSED[1](3, 16, 3, stride=2, output_padding=1, symmetry={"h": 2})
+    )
 
 
 def test_isinstance_of_torch_s_classes() -> None:
@@ -431,7 +460,9 @@ def test_weights_can_be_reparametrised_replaced_and_shared(kind: type[nn.Module]
     assert all(p.grad is not None for p in normed.parameters())
 
     symmetric = make_layer(kind)
-    doubled = torch.func.functional_call(symmetric, {"weight": 2 * symmetric.weight, "bias": 2 * symmetric.bias}, value)
+    doubled = torch.func.functional_call(
+        symmetric, {"weight": 2 * symmetric.weight, "bias": 2 * symmetric.bias}, value
+    )
     torch.testing.assert_close(doubled, 2 * symmetric(value))
 
     other = make_layer(kind)
@@ -457,7 +488,9 @@ def test_training_is_training_the_tied_dense_layer(native: None, optimiser: str)
             net = nn.Sequential(
                 CONVOLUTIONS[2](1, 8, 3, padding=1, symmetry={"h": 2, "hv": 4}, dtype=torch.float64),
                 nn.ReLU(),
-                CONVOLUTIONS[2](8, 12, 3, stride=2, symmetry={"hv": "100%"}, share_bias=True, dtype=torch.float64),
+                CONVOLUTIONS[2](
+                    8, 12, 3, stride=2, symmetry={"hv": "100%"}, share_bias=True, dtype=torch.float64
+                ),
                 nn.ReLU(),
                 TRANSPOSED[2](12, 4, 3, stride=2, symmetry={"v": 2}, dtype=torch.float64),
             )
@@ -492,7 +525,8 @@ def test_order_of_keys_and_letters_means_nothing(spec: dict[str, int]) -> None:
 def test_a_symmetry_object_is_an_argument_too() -> None:
     spec = Symmetry({"hv": "50%"}, 16, rank=2)
     symmetric = CONVOLUTIONS[2](3, 16, 3, symmetry=spec)
-    assert symmetric.symmetry == spec and symmetric.weight.shape[0] == 2 + 8
+    assert symmetric.symmetry == spec
+    assert symmetric.weight.shape[0] == 2 + 8
 
 
 # The two other modules.
@@ -509,8 +543,14 @@ def test_global_conv_matches_its_definition(length: int, bias: bool) -> None:
         for j in range(length):
             weight = module.center if i == j else module.surround
             expected[:, :, i] += torch.einsum("oc,nc->no", weight, value[:, :, j])
-    kernel = torch.cat([module.surround[:, :, None].repeat(1, 1, length - 1), module.center[:, :, None],
-                        module.surround[:, :, None].repeat(1, 1, length - 1)], 2)  # fmt: skip
+    kernel = torch.cat(
+        [
+            module.surround[:, :, None].repeat(1, 1, length - 1),
+            module.center[:, :, None],
+            module.surround[:, :, None].repeat(1, 1, length - 1),
+        ],
+        2,
+    )
     convolved = F.conv1d(value, kernel, padding=length - 1)
     if bias:
         expected = expected + module.bias[:, None]
@@ -521,7 +561,9 @@ def test_global_conv_matches_its_definition(length: int, bias: bool) -> None:
     assert_close("fprop", module(value[0]), expected[0].detach())
     wanted = [value, *module.parameters()]
     gradients = torch.autograd.grad(output.sin().sum(), wanted)
-    for a, b in zip(gradients, torch.autograd.grad(expected.sin().sum(), wanted, materialize_grads=True), strict=True):
+    for a, b in zip(
+        gradients, torch.autograd.grad(expected.sin().sum(), wanted, materialize_grads=True), strict=True
+    ):
         assert_close("fprop", a, b)
     assert torch.autograd.gradcheck(lambda x, *_: module(x), tuple(wanted))
     assert torch.autograd.gradgradcheck(lambda x, *_: module(x), tuple(wanted))
@@ -530,8 +572,10 @@ def test_global_conv_matches_its_definition(length: int, bias: bool) -> None:
 def test_global_conv_is_a_module() -> None:
     module = GlobalConv1d(3, 4)
     assert {n: tuple(p.shape) for n, p in module.named_parameters()} == {
-        "center": (4, 3), "surround": (4, 3), "bias": (4,)
-    }  # fmt: skip
+        "center": (4, 3),
+        "surround": (4, 3),
+        "bias": (4,),
+    }
     assert GlobalConv1d(3, 4, bias=False).bias is None
     assert list(GlobalConv1d(3, 4, bias=False).state_dict()) == ["center", "surround"]
     value = torch.randn(2, 3, 6)

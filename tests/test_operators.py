@@ -1,4 +1,4 @@
-"""torch.ops.symconv_ext.{fprop, dgrad, wgrad} against the float64 oracle, over the shared list of problems."""
+"""torch.ops.symconv_ext.{fprop, dgrad, wgrad} against the float64 oracle, over the shared problems."""
 
 from __future__ import annotations
 
@@ -71,8 +71,10 @@ def test_bias_is_optional_and_of_any_stride(p: Problem, operator: str) -> None:
         t.bias_a if operator == "fprop" else t.bias_b,
     )
     assert_close("fprop", compute(operator, p, t, bias=False), without, context=p)
-    spread = {k: torch.stack([getattr(t, k), torch.full_like(getattr(t, k), torch.nan)], 1)[:, 0]
-              for k in ("bias_a", "bias_b")}  # fmt: skip
+    spread = {
+        k: torch.stack([getattr(t, k), torch.full_like(getattr(t, k), torch.nan)], 1)[:, 0]
+        for k in ("bias_a", "bias_b")
+    }
     assert torch.equal(compute(operator, p, dataclasses.replace(t, **spread)), compute(operator, p, t))
 
 
@@ -109,7 +111,9 @@ def test_format_of_the_output_is_torch_s_and_the_fake_one_s(p: Problem) -> None:
 @pytest.mark.parametrize("operator", OPERATORS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=name)
 @pytest.mark.parametrize("p", [*FEW, *LARGE], ids=name)
-def test_repeats_bit_for_bit_with_any_number_of_threads(p: Problem, dtype: torch.dtype, operator: str) -> None:
+def test_repeats_bit_for_bit_with_any_number_of_threads(
+    p: Problem, dtype: torch.dtype, operator: str
+) -> None:
     case = oracle.case(p, dtype)
     t = case.tensors
     before = {f.name: getattr(t, f.name).clone() for f in dataclasses.fields(t)}
@@ -119,7 +123,9 @@ def test_repeats_bit_for_bit_with_any_number_of_threads(p: Problem, dtype: torch
         del_me = torch.full([first.numel() + 7], torch.nan, dtype=dtype)  # so that stale memory shows
         del del_me
         assert torch.equal(compute(operator, p, t), first), f"{threads} threads"
-        assert_close(operator, first, getattr(case.oracle, operator), getattr(case.dense, operator), context=threads)
+        assert_close(
+            operator, first, getattr(case.oracle, operator), getattr(case.dense, operator), context=threads
+        )
     for field, value in before.items():
         assert torch.equal(getattr(t, field), value), f"{field} was written to"
 
@@ -152,16 +158,21 @@ def test_views_and_modes_of_torch(operator: str, change: str) -> None:
     changed = 2 * x if change == "double" else torch._neg_view(x)
     factor = 2 if change == "double" else -1
     assert change == "double" or changed.is_neg()
-    assert torch.equal(compute(operator, p, dataclasses.replace(t, **{first: changed}), bias=False), factor * value)
+    assert torch.equal(
+        compute(operator, p, dataclasses.replace(t, **{first: changed}), bias=False), factor * value
+    )
 
 
-def _poisoned(p: Problem, operator: str, at: Callable[[torch.Tensor], None]) -> tuple[torch.Tensor, torch.Tensor]:
+def _poisoned(
+    p: Problem, operator: str, at: Callable[[torch.Tensor], None]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Where the result and the oracle's are NaN once `at` put NaN into the first operand."""
     t = make(p)
     first = t.input if operator == "fprop" else t.grad_output
     at(first)
-    expected = getattr(oracle, operator)(p, first, t.input if operator == "wgrad" else t.weight,
-                                         *([] if operator == "wgrad" else [None]))  # fmt: skip
+    expected = getattr(oracle, operator)(
+        p, first, t.input if operator == "wgrad" else t.weight, *([] if operator == "wgrad" else [None])
+    )
     return compute(operator, p, t, bias=False).isnan(), expected.isnan()
 
 
@@ -173,14 +184,17 @@ def _poisoned(p: Problem, operator: str, at: Callable[[torch.Tensor], None]) -> 
 def test_nan_reaches_exactly_the_outputs_that_see_it(
     operator: str, layout: str, stride: int, transposed: bool
 ) -> None:
-    p = problem("nan", 40, 34, (9, 25), 3, {"hv": 32, "h": 4}, stride=stride, padding=1, groups=2, layout=layout)
+    p = problem(
+        "nan", 40, 34, (9, 25), 3, {"hv": 32, "h": 4}, stride=stride, padding=1, groups=2, layout=layout
+    )
     p = p.twin() if transposed else p
 
     def at(x: torch.Tensor) -> None:
         x[1, 1, 2, 3] = torch.nan
 
     found, expected = _poisoned(p, operator, at)
-    assert expected.any() and not expected.all()
+    assert expected.any()
+    assert not expected.all()
     assert torch.equal(found, expected)
 
 

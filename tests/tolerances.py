@@ -1,8 +1,9 @@
 """How far from the float64 oracle a result may be: the only place where that is decided.
 
-With e(z) the relative Frobenius error to the oracle and e_dense the error of the dense convolution in the same dtype on
-the same problem, the bounds are those of the design's section on numerics. Since a norm can hide one wrong element of many,
-the worst element is held too, loosely: next to the dense convolution's worst element and the largest value.
+With e(z) the relative Frobenius error to the oracle and e_dense the error of the dense convolution in the
+same dtype on the same problem, the bounds are those of the design's section on numerics. Since a norm can
+hide one wrong element of many, the worst element is held too, loosely: next to the dense convolution's worst
+element and the largest value.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ WORST_ELEMENT = 8.0
 
 
 def relative_error(value: torch.Tensor, oracle: torch.Tensor) -> float:
-    """Frobenius norm of the difference over that of the oracle; of an oracle that is all zero: 0 or infinity."""
+    """Frobenius norm of the difference over that of the oracle; 0 or infinity where that is all zero."""
     difference = torch.linalg.vector_norm(value.detach().cpu().double() - oracle.double()).item()
     norm = torch.linalg.vector_norm(oracle.double()).item()
     if norm == 0:
@@ -52,27 +53,33 @@ def assert_close(
 ) -> None:
     """Fails unless `value` is as close to the float64 `oracle` as the design demands.
 
-    `dense` is what the dense convolution gives in the value's dtype (not needed in float64), `dense_oracle` its own float64
-    oracle where that is another one (a dense weight gradient); by default it is `oracle`.
+    `dense` is what the dense convolution gives in the value's dtype (not needed in float64),
+    `dense_oracle` its own float64 oracle where that is another one; by default it is `oracle`.
     """
     __tracebackhide__ = True
-    assert value.shape == oracle.shape, f"{context}: shape {tuple(value.shape)}, expected {tuple(oracle.shape)}"
+    assert value.shape == oracle.shape, (
+        f"{context}: shape {tuple(value.shape)}, expected {tuple(oracle.shape)}"
+    )
     error, dense_error, slack = relative_error(value, oracle), 0.0, 0.0
     largest = oracle.abs().max().item() if oracle.numel() else 0.0
     if value.dtype == torch.float64:
         slack = WORST_ELEMENT * FLOAT64 * largest
     else:
-        assert dense is not None and dense.dtype == value.dtype, f"{context}: expected a {value.dtype} dense result"
+        assert dense is not None
+        assert dense.dtype == value.dtype
         dense_oracle = oracle if dense_oracle is None else dense_oracle
         eps = torch.finfo(value.dtype).eps
         dense_error, dense_worst = relative_error(dense, dense_oracle), worst_element(dense, dense_oracle)
         if value.dtype.itemsize == 2 and not dense_error <= eps:
-            # torch's own half-precision gradients are sometimes wrong (NaN in small 3-D ones): one rounding instead.
+            # torch's own half gradients are sometimes wrong (NaN in small 3-D ones): one rounding instead.
             dense_error, dense_worst = eps / 4, eps / 2 * largest
         slack = WORST_ELEMENT * dense_worst + 4 * eps * largest
     allowed = bound(operator, value.dtype, dense_error, folded_in_half)
     assert error <= allowed, (
-        f"{context}: {operator} in {value.dtype}: error {error:.3g}, allowed {allowed:.3g} (dense {dense_error:.3g})"
+        f"{context}: {operator} in {value.dtype}: error {error:.3g}, allowed {allowed:.3g}, "
+        f"dense {dense_error:.3g}"
     )
     worst = worst_element(value, oracle)
-    assert worst <= slack, f"{context}: {operator} in {value.dtype}: worst element off by {worst:.3g}, allowed {slack:.3g}"
+    assert worst <= slack, (
+        f"{context}: {operator} in {value.dtype}: worst element off by {worst:.3g}, allowed {slack:.3g}"
+    )
