@@ -13,8 +13,9 @@
 namespace symconv::cpu {
 namespace {
 
-// Memory that will be needed soon: `planes` planes of the same `ranges`. It is asked for a few lines at a time, while
-// the GEMM leaves the memory idle; one line at a time, as it is met, each would cost the full latency.
+// Memory that will be needed soon: `planes` planes of the same `ranges`. It is asked for a few lines at a
+// time, while the GEMM leaves the memory idle; one line at a time, as it is met, each would cost the full
+// latency.
 class Ahead {
  public:
   struct Range {
@@ -132,15 +133,16 @@ class Convolve {
       patch_.stage(kernels_, scratch.staging, patch_.chunks()[k], group, source, staged);
       look_ahead(group, tile, k, source, output, scratch);
       for (int64_t i = 0; i * panel < points; ++i) {
-        multiply(group, i, std::min(panel, points - i * panel), k, staged, packed, accumulators + i * panel, row,
-                 scratch);
+        multiply(group, i, std::min(panel, points - i * panel), k, staged, packed, accumulators + i * panel,
+                 row, scratch);
       }
     }
     write(group, accumulators, row, bias, output, scratch);
   }
 
-  // Plans what the GEMM of chunk `k` asks for on the side: what is staged next and, with the last chunk, the output.
-  // Only where channels are planes: elsewhere neighbouring points are neighbours in memory, and the hardware looks ahead.
+  // Plans what the GEMM of chunk `k` asks for on the side: what is staged next and, with the last chunk, the
+  // output. Only where channels are planes: elsewhere neighbouring points are neighbours in memory, and the
+  // hardware looks ahead.
   void look_ahead(int64_t group, const Tile& tile, size_t k, const Tensor& source, const Tensor& output,
                   ThreadScratch& scratch) const {
     scratch.source.clear();
@@ -166,7 +168,8 @@ class Convolve {
         for (int64_t j = 0; j < chunk.columns; ++j) {
           const int64_t channel =
               group * c_.column_channels + c_.columns[chunk.block].channel(chunk.first + j, copy);
-          scratch.source.add_plane(static_cast<const char*>(source.data) + channel * source.strides[1] * element);
+          scratch.source.add_plane(static_cast<const char*>(source.data) +
+                                   channel * source.strides[1] * element);
         }
       }
     }
@@ -208,7 +211,8 @@ class Convolve {
     for (size_t j = 0; j < pieces.size(); ++j) {
       const Piece& piece = pieces[j];
       const int64_t n = piece.columns;
-      patch_.fold(kernels_, chunk, piece.first, n, scratch.moves.data() + first_move, moves, staged, folded, panel);
+      patch_.fold(kernels_, chunk, piece.first, n, scratch.moves.data() + first_move, moves, staged, folded,
+                  panel);
       T* target = sums;
       for (size_t b = 0; b < c_.rows.size(); ++b) {
         const RowRange range = scratch.rows[b];
@@ -217,13 +221,15 @@ class Convolve {
           const Slot& slot = slots[q];
           Segment<T> segments[kMaxOrbit];
           int count = 0;
-          for (const Slot::Run& run : slot.runs) segments[count++] = {folded + run.first * n * panel, run.count * n};
+          for (const Slot::Run& run : slot.runs)
+            segments[count++] = {folded + run.first * n * panel, run.count * n};
           for (int64_t r = range.first; r < range.last; r += kernels_.rows) {
             const int m = static_cast<int>(std::min<int64_t>(kernels_.rows, range.last - r));
             scratch.source.advance(scratch.source_lines);
             scratch.output.advance(scratch.output_lines);
-            kernels_.gemm(m, vectors, packed + packing_.offset(group, k, piece, b, r) + slot.first * n * m, 1, m,
-                          segments, count, panel, target + (r - range.first) * sums_row, sums_row, k > 0 || j > 0);
+            kernels_.gemm(m, vectors, packed + packing_.offset(group, k, piece, b, r) + slot.first * n * m, 1,
+                          m, segments, count, panel, target + (r - range.first) * sums_row, sums_row,
+                          k > 0 || j > 0);
           }
           target += (range.last - range.first) * sums_row;
         }
@@ -231,8 +237,8 @@ class Convolve {
     }
   }
 
-  // The butterfly of a finished tile, to the output: along the rows of one channel after the other, or, where channels
-  // lie next to each other, along the points.
+  // The butterfly of a finished tile, to the output: along the rows of one channel after the other, or, where
+  // channels lie next to each other, along the points.
   void write(int64_t group, const T* sums, int64_t sums_row, const T* bias, const Tensor& output,
              const ThreadScratch& scratch) const {
     const int64_t first_channel = group * c_.row_channels, element = element_size(output.dtype);

@@ -1,8 +1,8 @@
 // Folded weights in the order in which the GEMM of a convolution reads them.
 //
 // [group][piece of columns][row block][panel of rows][coefficient, slot by slot][column][row of the panel]:
-// exactly as many numbers as the reduced weight. A piece is the part of a chunk that is folded and multiplied at
-// once; a panel is kernels.rows rows of one block, or what is left of it.
+// exactly as many numbers as the reduced weight. A piece is the part of a chunk that is folded and multiplied
+// at once; a panel is kernels.rows rows of one block, or what is left of it.
 #pragma once
 
 #include <cstdint>
@@ -39,9 +39,8 @@ class Packing {
 
   // Packed element at which the panel of rows from `row` of row block `block` starts.
   int64_t offset(int64_t group, size_t chunk, const Piece& piece, size_t block, int64_t row) const {
-    return group * group_elements() +
-           taps_ * ((before_[chunk] + piece.first) * convolution_.row_filters() +
-                    (rows_before_[block] + row) * piece.columns);
+    return group * group_elements() + taps_ * ((before_[chunk] + piece.first) * convolution_.row_filters() +
+                                               (rows_before_[block] + row) * piece.columns);
   }
 
   // Folds and packs `weight`, whose rows and columns of a group lie weight_row and weight_column apart.
@@ -56,10 +55,10 @@ class Packing {
   const Convolution& convolution_;
   const Patch& patch_;
   int64_t panel_rows_, taps_;
-  std::vector<int64_t> before_;           // columns of a group before each chunk
-  std::vector<std::vector<Piece>> pieces_;  // of each chunk
-  std::vector<int64_t> rows_before_;      // rows of a group before each row block
-  std::vector<std::vector<Slot>> slots_;  // of each row block
+  std::vector<int64_t> before_;                  // columns of a group before each chunk
+  std::vector<std::vector<Piece>> pieces_;       // of each chunk
+  std::vector<int64_t> rows_before_;             // rows of a group before each row block
+  std::vector<std::vector<Slot>> slots_;         // of each row block
   std::vector<std::vector<int64_t>> positions_;  // of each coefficient in a row block's packed order
 };
 

@@ -116,8 +116,8 @@ void Patch::staging(const Tile& tile, const Tensor& source, std::vector<StagedRu
 }
 
 template <typename T>
-void Patch::stage(const Kernels<T>& kernels, const std::vector<StagedRun>& runs, const Chunk& chunk, int64_t group,
-                  const Tensor& source, T* staged) const {
+void Patch::stage(const Kernels<T>& kernels, const std::vector<StagedRun>& runs, const Chunk& chunk,
+                  int64_t group, const Tensor& source, T* staged) const {
   const Block& block = c_.columns[chunk.block];
   const char* base = static_cast<const char*>(source.data);
   const int64_t element = element_size(source.dtype), point_step = c_.stride[2] * source.strides[4];
@@ -180,7 +180,7 @@ int64_t Patch::points(const Tile& tile) const {
 void Patch::moves(const Tile& tile, int64_t panel, std::vector<Move>& moves, std::vector<int>& ends) const {
   moves.clear();
   ends.clear();
-  int64_t target = 0;  // next point of the panel
+  int64_t target = 0;                                    // next point of the panel
   const auto add = [&](int64_t source, int64_t count) {  // `count` points that lie next to each other
     while (count > 0) {
       const int64_t length = std::min(count, panel - target);
@@ -219,8 +219,8 @@ void Patch::moves(const Tile& tile, int64_t panel, std::vector<Move>& moves, std
 }
 
 template <typename T>
-void Patch::fold(const Kernels<T>& kernels, const Chunk& chunk, int64_t first, int64_t columns, const Move* moves,
-                 int move_count, const T* staged, T* folded, int64_t folded_row) const {
+void Patch::fold(const Kernels<T>& kernels, const Chunk& chunk, int64_t first, int64_t columns,
+                 const Move* moves, int move_count, const T* staged, T* folded, int64_t folded_row) const {
   const std::vector<TapSet>& sets = sets_[chunk.block];
   kernels.fold({sets.data(), static_cast<int>(sets.size()), chunk.copies, columns,
                 staged + first * chunk.copies * plane_, plane_, moves, move_count, folded, folded_row});
@@ -230,11 +230,13 @@ void Patch::runs(const Tile& tile, int64_t begin, int64_t end, const Tensor& ten
                  std::vector<OutputRun>& runs) const {
   runs.clear();
   const int64_t width = tile.width(), step = pitch(width);
-  const int64_t row_step = c_.output_step[1] * tensor.strides[3], point_step = c_.output_step[2] * tensor.strides[4];
+  const int64_t row_step = c_.output_step[1] * tensor.strides[3],
+                point_step = c_.output_step[2] * tensor.strides[4];
   for_each_slice(tile, [&](int64_t row, int64_t rows, int64_t point) {
     if (point >= end || point + rows * step <= begin) return;
     const int64_t slice = row / c_.output[1], z = slice % c_.output[0], n = slice / c_.output[0];
-    const int64_t base = n * tensor.strides[0] + (c_.output_first[0] + z * c_.output_step[0]) * tensor.strides[2] +
+    const int64_t base = n * tensor.strides[0] +
+                         (c_.output_first[0] + z * c_.output_step[0]) * tensor.strides[2] +
                          c_.output_first[1] * tensor.strides[3] + row % c_.output[1] * row_step +
                          c_.output_first[2] * tensor.strides[4] + tile.first * point_step;
     const int64_t skip = point < begin ? (begin - point) / step : 0;  // whole rows before the panel
@@ -252,11 +254,11 @@ void Patch::runs(const Tile& tile, int64_t begin, int64_t end, const Tensor& ten
   });
 }
 
-#define SYMCONV_INSTANTIATE(T)                                                                                   \
-  template void Patch::stage<T>(const Kernels<T>&, const std::vector<StagedRun>&, const Chunk&, int64_t,          \
-                               const Tensor&, T*) const;                                                        \
-  template void Patch::fold<T>(const Kernels<T>&, const Chunk&, int64_t, int64_t, const Move*, int, const T*, T*, \
-                               int64_t) const;
+#define SYMCONV_INSTANTIATE(T)                                                                           \
+  template void Patch::stage<T>(const Kernels<T>&, const std::vector<StagedRun>&, const Chunk&, int64_t, \
+                                const Tensor&, T*) const;                                                \
+  template void Patch::fold<T>(const Kernels<T>&, const Chunk&, int64_t, int64_t, const Move*, int,      \
+                               const T*, T*, int64_t) const;
 SYMCONV_INSTANTIATE(float)
 SYMCONV_INSTANTIATE(double)
 

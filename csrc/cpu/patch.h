@@ -37,8 +37,8 @@ struct Chunk {
   int64_t planes() const { return columns * copies; }
 };
 
-// A piece of a staged row: `count` elements from `position` of a plane on; those in [low, high) come from the source, from
-// element `source` on, the others are padding.
+// A piece of a staged row: `count` elements from `position` of a plane on; those in [low, high) come from the
+// source, from element `source` on, the others are padding.
 struct StagedRun {
   int64_t position, low, high, count, source;
 };
@@ -66,9 +66,10 @@ class Patch {
   Tile tile(int64_t index) const;
   // The tile below this one; without rows if there is none.
   Tile after(const Tile& tile) const;
-  // A tile's points are numbered row by row, from one row to the next of the same slice by pitch(). That is the row's
-  // width, or, in a flat tiling (for stride 1), the width of a staged row: then a slice's points lie next to each other
-  // where they are read, and the numbers between two rows stand for points that are computed and thrown away.
+  // A tile's points are numbered row by row, from one row to the next of the same slice by pitch(). That is
+  // the row's width, or, in a flat tiling (for stride 1), the width of a staged row: then a slice's points
+  // lie next to each other where they are read, and the numbers between two rows stand for points that are
+  // computed and thrown away.
   int64_t points(const Tile& tile) const;
   // Points of the largest tile.
   int64_t max_points() const { return tiling_.rows * pitch(tiling_.width); }
@@ -87,7 +88,8 @@ class Patch {
   void stage(const Kernels<T>& kernels, const std::vector<StagedRun>& runs, const Chunk& chunk, int64_t group,
              const Tensor& source, T* staged) const;
 
-  // The moves of the tile's points in panels of `panel` points, to rows of as many; ends[i] is where panel i's moves end.
+  // The moves of the tile's points in panels of `panel` points, to rows of as many; ends[i] is where panel
+  // i's moves end.
   void moves(const Tile& tile, int64_t panel, std::vector<Move>& moves, std::vector<int>& ends) const;
 
   // Folds columns [first, first + columns) of a staged chunk, to [coefficient][column][point].

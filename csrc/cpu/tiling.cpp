@@ -20,8 +20,8 @@ int64_t width(int64_t points, int64_t most) {
   return points <= most ? points : ceil_div(points, ceil_div(points, most));
 }
 
-// At stride 1 a panel can run through the padding between rows, so that it is folded as a whole; worth it where that
-// padding is at most an eighth of what is computed.
+// At stride 1 a panel can run through the padding between rows, so that it is folded as a whole; worth it
+// where that padding is at most an eighth of what is computed.
 bool flat(const Convolution& c, int64_t width) {
   const int64_t pitch = width + (c.kernel[2] - 1) * c.dilation[2];
   const int64_t rows_shared = (c.kernel[1] - 1) * c.dilation[1];
@@ -37,8 +37,8 @@ Schedule schedule(const Convolution& c, int lanes, int vectors, int rows, int64_
   s.vectors = vectors;
 
   // The weights' side. It must not depend on extents or threads: packed weights hold for every input.
-  // With few rows the fold weighs most: its results should stay in L1 until the GEMM reads them. With many rows the GEMM
-  // does, and longer sums load and store its accumulators less often.
+  // With few rows the fold weighs most: its results should stay in L1 until the GEMM reads them. With many
+  // rows the GEMM does, and longer sums load and store its accumulators less often.
   const int64_t column_bytes = taps * panel * element_bytes;
   const int64_t piece_bytes = c.row_filters() <= 32 ? l1_bytes * 6 / 10 : l1_bytes * 12 / 10;
   s.piece_columns = std::max<int64_t>(1, piece_bytes / column_bytes);
@@ -54,8 +54,8 @@ Schedule schedule(const Convolution& c, int lanes, int vectors, int rows, int64_
   s.tiling.width = width(c.output[2], std::max<int64_t>(most_points, 2 * panel));
   s.tiling.flat = flat(c, s.tiling.width);
   const int64_t width_tiles = ceil_div(c.output[2], s.tiling.width), row_count = c.output_rows();
-  // Cost of a number of rows, in vector operations on the slowest thread: the GEMM and the fold of the tile's points,
-  // rounded up to vectors, and staging, with its halo.
+  // Cost of a number of rows, in vector operations on the slowest thread: the GEMM and the fold of the tile's
+  // points, rounded up to vectors, and staging, with its halo.
   const double work = static_cast<double>(c.row_filters()) * c.column_filters() * taps;
   const double fold_work = 2.5 * c.column_filters() * taps;
   const double stage_work = 1.5 * c.column_channels * c.kernel[0];

@@ -1,9 +1,9 @@
 // How much of a convolution one thread computes at a time.
 //
-// What a thread holds is bounded by these choices and not by the image: staged planes (kStagedPlanes, or a piece's), the
-// folded panel of a piece (1.2 times the L1 of kernels.h, or one column), and the accumulators of a tile (half of the L2
-// of kernels.h, or two panels). wgrad holds a folded tile instead (half of the L2, or one column), and for every share of the
-// points one set of sums as large as the reduced weight.
+// What a thread holds is bounded by these choices and not by the image: staged planes (kStagedPlanes, or a
+// piece's), the folded panel of a piece (1.2 times the L1 of kernels.h, or one column), and the accumulators
+// of a tile (half of the L2 of kernels.h, or two panels). wgrad holds a folded tile instead (half of the L2,
+// or one column), and for every share of the points one set of sums as large as the reduced weight.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,8 @@ struct Schedule {
   int64_t row_splits;     // work items per tile, each with a part of every row block
 };
 
-// For fprop and the pieces of dgrad. tiling.columns and piece_columns depend on the kernel and the channels only.
+// For fprop and the pieces of dgrad. tiling.columns and piece_columns depend on the kernel and the channels
+// only.
 Schedule schedule(const Convolution& convolution, int lanes, int vectors, int rows, int64_t l1_bytes,
                   int64_t l2_bytes, int64_t element_bytes, int threads);
 

@@ -125,8 +125,8 @@ class Wgrad {
     for (int64_t k = first_chunk; k < last_chunk; ++k) {
       const Chunk& chunk = patch_.chunks()[k];
       patch_.stage(kernels_, scratch.staging, chunk, group, input, staged);
-      patch_.fold(kernels_, chunk, 0, chunk.columns, scratch.moves.data(), static_cast<int>(scratch.moves.size()), staged,
-                  folded, points_);
+      patch_.fold(kernels_, chunk, 0, chunk.columns, scratch.moves.data(),
+                  static_cast<int>(scratch.moves.size()), staged, folded, points_);
       for (const LanePanel& panel : panels_) {
         const std::vector<Slot>& of_block = packing_.slots(panel.block);
         const int64_t width = panel.vectors * kernels_.lanes;

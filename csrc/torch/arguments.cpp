@@ -238,8 +238,8 @@ void fill_output(Problem& p, const char* input_name, const Ints& input, const In
   }
 }
 
-// A stride past the last tap, or the dilation of a single tap, changes nothing: made small, since kernels may do work
-// for every residue modulo the stride.
+// A stride past the last tap, or the dilation of a single tap, changes nothing: made small, since kernels may
+// do work for every residue modulo the stride.
 void drop_ineffective(Problem& p) {
   for (int d = 0; d < kAxes; ++d) {
     if (p.kernel[d] == 1) p.dilation[d] = 1;

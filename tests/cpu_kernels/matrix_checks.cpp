@@ -120,8 +120,8 @@ void check_fold(const Kernels<T>& kernels, Random& random, Report& report) {
     for (const TapSet& set : sets) {
       for (int c = 0; c < copies && columns > 0; ++c) {
         for (int e = 0; e < set.terms; ++e) {
-          staged_size = std::max(
-              staged_size, ((columns - 1) * copies + c) * plane + set.tap[c][e] + move.source + kernels.lanes);
+          staged_size = std::max(staged_size, ((columns - 1) * copies + c) * plane + set.tap[c][e] +
+                                                  move.source + kernels.lanes);
         }
       }
     }

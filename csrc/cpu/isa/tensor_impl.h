@@ -16,23 +16,28 @@ void stage_typed(const Stored* source, int64_t column_stride, int64_t point_stri
   if (column_stride == 1 && point_stride != 1) {  // channels last: transpose blocks of points and columns
     for (int64_t column = 0; column < columns; column += L) {
       const int width = elements_at<T>(column, columns);
-      for (int64_t i = 0; i < n; i += L) {
-        const int points = elements_at<T>(i, n);
-        const Stored* from = source + column + i * point_stride;
-        T* to = target + column * plane + i;
-        Vector<T> block[L];
-        if (points == L && width == L) {
+      const Stored* from = source + column;
+      T* to = target + column * plane;
+      int64_t i = 0;
+      if (width == L) {
+        for (; i + L <= n; i += L) {
+          Vector<T> block[L];
+          load_transposed_as<T, Stored>([&](int p) { return from + (i + p) * point_stride; }, block);
+          T* row = to + i;
 #pragma GCC unroll 16
-          for (int p = 0; p < L; ++p) block[p] = load_as<T>(from + p * point_stride);
-          transpose<T>(block);
-#pragma GCC unroll 16
-          for (int c = 0; c < L; ++c) store<T>(to + c * plane, block[c]);
-        } else {
-          for (int p = 0; p < points; ++p) block[p] = load_as<T>(from + p * point_stride, width);
-          for (int p = points; p < L; ++p) block[p] = Vector<T>{};
-          transpose<T>(block);
-          for (int c = 0; c < width; ++c) store<T>(to + c * plane, block[c]);
+          for (int c = 0; c < L; ++c) {
+            store<T>(row, block[c]);
+            row = opaque(row + plane);
+          }
         }
+      }
+      for (; i < n; i += L) {
+        const int points = elements_at<T>(i, n);
+        Vector<T> block[L];
+        for (int p = 0; p < points; ++p) block[p] = load_as<T>(from + (i + p) * point_stride, width);
+        for (int p = points; p < L; ++p) block[p] = Vector<T>{};
+        transpose<T>(block);
+        for (int c = 0; c < width; ++c) store<T>(to + c * plane + i, block[c]);
       }
     }
     return;
@@ -41,9 +46,11 @@ void stage_typed(const Stored* source, int64_t column_stride, int64_t point_stri
     const Stored* from = source + column * column_stride;
     T* to = target + column * plane;
     if (point_stride == 1) {
-      for (int64_t i = 0; i < n; i += L) {
-        const int points = elements_at<T>(i, n);
-        store_as<T>(to + i, load_as<T>(from + i, points), points);
+      int64_t i = 0;
+      for (; i + L <= n; i += L) store<T>(to + i, load_as<T>(from + i));
+      if (i < n) {
+        const int rest = static_cast<int>(n - i);
+        store_partial<T>(to + i, load_as<T>(from + i, rest), rest);
       }
     } else {
       for (int64_t i = 0; i < n; ++i) to[i] = widen<T>(from[i * point_stride]);
@@ -61,58 +68,84 @@ void stage(DType dtype, const void* source, int64_t column_stride, int64_t point
   });
 }
 
-// The outputs of one orbit, for `count` points from `point` on.
+// The outputs of one orbit's row of accumulators, for `count` points from the row's start on.
 template <typename T, int Slots>
-SYMCONV_INLINE void butterfly_row(const EpilogueArguments<T>& a, int64_t orbit, int64_t point, int count,
-                                  Vector<T>* y) {
-  const T* row = a.accumulators + orbit * a.row + point;
+SYMCONV_INLINE void butterfly_row(const T* row, int64_t slot, const T* bias, int count, Vector<T>* y) {
 #pragma GCC unroll 8
-  for (int q = 0; q < Slots; ++q) y[q] = load_as<T>(row + q * a.slot, count);
+  for (int q = 0; q < Slots; ++q) y[q] = load_as<T>(row + q * slot, count);
   hadamard<Slots>(y);
 #pragma GCC unroll 8
-  for (int e = 0; e < Slots; ++e) {
-    if (a.bias[e]) y[e] += a.bias[e][orbit];
-  }
+  for (int e = 0; e < Slots; ++e) y[e] += bias[e];
 }
 
+// Everything that the loops need is in local variables: a store may alias what is behind a pointer.
 template <typename T, typename Stored, int Slots>
 void epilogue_typed(const EpilogueArguments<T>& a) {
   constexpr int L = kLanes<T>;
+  const int64_t orbits = a.orbits, points = a.points, slot = a.slot;
+  const int64_t orbit_stride = a.orbit_stride, point_stride = a.point_stride;
   Stored* output[Slots];
   for (int e = 0; e < Slots; ++e) output[e] = static_cast<Stored*>(a.output[e]);
-  if (a.orbit_stride == 1 && a.point_stride != 1) {  // channels last: transpose blocks of orbits and points
-    for (int64_t orbit = 0; orbit < a.orbits; orbit += L) {
-      const int rows = elements_at<T>(orbit, a.orbits);
-      for (int64_t i = 0; i < a.points; i += L) {
-        const int points = elements_at<T>(i, a.points);
-        Vector<T> block[Slots][L];
-        for (int r = 0; r < rows; ++r) {
-          Vector<T> y[Slots];
-          butterfly_row<T, Slots>(a, orbit + r, i, points, y);
+  const auto biases = [&](int64_t orbit, T* bias) {
 #pragma GCC unroll 8
-          for (int e = 0; e < Slots; ++e) block[e][r] = y[e];
+    for (int e = 0; e < Slots; ++e) bias[e] = a.bias[e] ? a.bias[e][orbit] : T(0);
+  };
+  if (orbit_stride == 1 && point_stride != 1) {  // channels last: transpose blocks of orbits and points
+    for (int64_t orbit = 0; orbit < orbits; orbit += L) {
+      const int rows = elements_at<T>(orbit, orbits);
+      for (int64_t i = 0; i < points; i += L) {
+        const int count = elements_at<T>(i, points);
+        alignas(64) T block[Slots][L][L];
+        for (int r = 0; r < rows; ++r) {
+          T bias[Slots];
+          biases(orbit + r, bias);
+          Vector<T> y[Slots];
+          butterfly_row<T, Slots>(a.accumulators + (orbit + r) * a.row + i, slot, bias, count, y);
+#pragma GCC unroll 8
+          for (int e = 0; e < Slots; ++e) store<T>(block[e][r], y[e]);
         }
         for (int e = 0; e < Slots; ++e) {
-          for (int r = rows; r < L; ++r) block[e][r] = Vector<T>{};
-          transpose<T>(block[e]);
-          Stored* to = output[e] + orbit + i * a.point_stride;
-          for (int p = 0; p < points; ++p) store_as<T>(to + p * a.point_stride, block[e][p], rows);
+          for (int r = rows; r < L; ++r) store<T>(block[e][r], Vector<T>{});
+          Vector<T> y[L];
+          load_transposed<T>([&](int r) { return block[e][r]; }, y);
+          Stored* to = output[e] + orbit + i * point_stride;
+          if (count == L && rows == L) {
+#pragma GCC unroll 16
+            for (int p = 0; p < L; ++p) {
+              store_as<T>(to, y[p], L);
+              to = opaque(to + point_stride);
+            }
+          } else {
+            for (int p = 0; p < count; ++p) store_as<T>(to + p * point_stride, y[p], rows);
+          }
         }
       }
     }
     return;
   }
-  for (int64_t orbit = 0; orbit < a.orbits; ++orbit) {
-    for (int64_t i = 0; i < a.points; i += L) {
-      const int points = elements_at<T>(i, a.points);
-      Vector<T> y[Slots];
-      butterfly_row<T, Slots>(a, orbit, i, points, y);
+  for (int64_t orbit = 0; orbit < orbits; ++orbit) {
+    const T* row = a.accumulators + orbit * a.row;
+    T bias[Slots];
+    biases(orbit, bias);
+    Vector<T> y[Slots];
+    int64_t i = 0;
+    if (point_stride == 1) {
+      for (; i + L <= points; i += L) {
+        butterfly_row<T, Slots>(row + i, slot, bias, L, y);
+#pragma GCC unroll 8
+        for (int e = 0; e < Slots; ++e) store_as<T>(output[e] + orbit * orbit_stride + i, y[e], L);
+      }
+    }
+    for (; i < points; i += L) {
+      const int count = elements_at<T>(i, points);
+      butterfly_row<T, Slots>(row + i, slot, bias, count, y);
+#pragma GCC unroll 8
       for (int e = 0; e < Slots; ++e) {
-        Stored* to = output[e] + orbit * a.orbit_stride + i * a.point_stride;
-        if (a.point_stride == 1) {
-          store_as<T>(to, y[e], points);
+        Stored* to = output[e] + orbit * orbit_stride + i * point_stride;
+        if (point_stride == 1) {
+          store_as<T>(to, y[e], count);
         } else {
-          for (int p = 0; p < points; ++p) to[p * a.point_stride] = narrow<T, Stored>(y[e][p]);
+          for (int p = 0; p < count; ++p) to[p * point_stride] = narrow<T, Stored>(y[e][p]);
         }
       }
     }
@@ -132,49 +165,61 @@ void slots_typed(const void* const* sources, int64_t orbit_stride, int64_t point
   constexpr int L = kLanes<T>;
   const Stored* source[Slots];
   for (int e = 0; e < Slots; ++e) source[e] = static_cast<const Stored*>(sources[e]);
-  if (point_stride == 1 && orbit_stride != 1) {  // planar: transpose blocks of orbits and points
-    for (int64_t orbit = 0; orbit < orbits; orbit += L) {
-      const int rows = elements_at<T>(orbit, orbits);
-      for (int64_t i = 0; i < points; i += L) {
-        const int count = elements_at<T>(i, points);
-        Vector<T> block[Slots][L];
-        for (int r = 0; r < rows; ++r) {
+  for (int64_t orbit = 0; orbit < orbits; orbit += L) {
+    const int rows = elements_at<T>(orbit, orbits);
+    T* to = target + orbit;
+    if (orbit_stride == 1) {  // channels last: vectors of orbits
+      const auto each_point = [&](auto width) {
+        for (int64_t i = 0; i < points; ++i) {
           Vector<T> y[Slots];
 #pragma GCC unroll 8
-          for (int e = 0; e < Slots; ++e) {
-            y[e] = load_as<T>(source[e] + (orbit + r) * orbit_stride + i, count);
-          }
+          for (int e = 0; e < Slots; ++e) y[e] = load_as<T>(source[e] + orbit + i * point_stride, width);
           hadamard<Slots>(y);
 #pragma GCC unroll 8
-          for (int q = 0; q < Slots; ++q) block[q][r] = y[q];
+          for (int q = 0; q < Slots; ++q) store_as<T>(to + i * point_row + q * slot, y[q], width);
         }
-        for (int q = 0; q < Slots; ++q) {
-          for (int r = rows; r < L; ++r) block[q][r] = Vector<T>{};
-          transpose<T>(block[q]);
-          T* to = target + i * point_row + q * slot + orbit;
-          for (int p = 0; p < count; ++p) store_as<T>(to + p * point_row, block[q][p], rows);
-        }
+      };
+      if (rows == L) {
+        each_point(std::integral_constant<int, L>{});
+      } else {
+        each_point(rows);
       }
+      continue;
     }
-    return;
-  }
-  for (int64_t i = 0; i < points; ++i) {
-    T* to = target + i * point_row;
-    for (int64_t orbit = 0; orbit < orbits; orbit += L) {
-      const int count = elements_at<T>(orbit, orbits);
-      Vector<T> y[Slots];
-      for (int e = 0; e < Slots; ++e) {
-        const Stored* from = source[e] + orbit * orbit_stride + i * point_stride;
-        if (orbit_stride == 1) {
-          y[e] = load_as<T>(from, count);
+    for (int64_t i = 0; i < points; i += L) {
+      const int count = elements_at<T>(i, points);
+      alignas(64) T block[Slots][L][L];  // [orbit][point]
+      for (int r = 0; r < rows; ++r) {
+        Vector<T> y[Slots];
+        for (int e = 0; e < Slots; ++e) {
+          const Stored* from = source[e] + (orbit + r) * orbit_stride + i * point_stride;
+          if (point_stride == 1) {
+            y[e] = load_as<T>(from, count);
+          } else {
+            T lanes[L] = {};
+            for (int p = 0; p < count; ++p) lanes[p] = widen<T>(from[p * point_stride]);
+            y[e] = load<T>(lanes);
+          }
+        }
+        hadamard<Slots>(y);
+#pragma GCC unroll 8
+        for (int q = 0; q < Slots; ++q) store<T>(block[q][r], y[q]);
+      }
+      for (int q = 0; q < Slots; ++q) {
+        for (int r = rows; r < L; ++r) store<T>(block[q][r], Vector<T>{});
+        Vector<T> y[L];
+        load_transposed<T>([&](int r) { return block[q][r]; }, y);
+        T* row = to + i * point_row + q * slot;
+        if (count == L && rows == L) {
+#pragma GCC unroll 16
+          for (int p = 0; p < L; ++p) {
+            store<T>(row, y[p]);
+            row = opaque(row + point_row);
+          }
         } else {
-          T lanes[L] = {};
-          for (int r = 0; r < count; ++r) lanes[r] = widen<T>(from[r * orbit_stride]);
-          y[e] = load<T>(lanes);
+          for (int p = 0; p < count; ++p) store_as<T>(row + p * point_row, y[p], rows);
         }
       }
-      hadamard<Slots>(y);
-      for (int q = 0; q < Slots; ++q) store_as<T>(to + q * slot + orbit, y[q], count);
     }
   }
 }
