@@ -86,8 +86,8 @@ class Build(NamedTuple):
         hidden = ["-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden"]
         base = [*self.compiler, "-O3", "-DNDEBUG", *hidden, "-Wall", "-Wextra"]
         # a * b + c may become one fused operation, whichever the compiler.
-        # Vectors are written by hand. What the compiler would make of neighbouring scalars loads 16 or 32 bytes
-        # that were stored 8 at a time, and waits for every store before them.
+        # Vectors are written by hand. What the compiler would make of neighbouring scalars loads 16 or 32
+        # bytes that were stored 8 at a time, and waits for every store before them.
         kernels = [*base, "-std=c++17", "-ffp-contract=fast", "-fno-tree-slp-vectorize"]
         for source in sorted((csrc / "cpu").glob("*.cpp")):
             yield source, [*kernels, *extra]
