@@ -8,7 +8,8 @@ fprop, dgrad, wgrad, with x on the B side, y on the A side, the reduced weight w
     d(y, w):   y' = f(d', w)    w' = g(y, d')
     g(y, x):   y' = f(x, g')    x' = d(y, g')
 
-and a bias gets the sum over batch and pixels. Each is linear in each tensor, which gives the forward mode.
+and a bias gets the sum over batch and pixels. Each is linear in each tensor, which gives the forward mode. So
+is the operator ``mirror``, which makes a dense weight.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad
 
-from . import batching, ops
+from . import batching, ops, reference
 
 Gradients = tuple[Tensor | None, ...]
 
@@ -143,6 +144,30 @@ class _Wgrad(Function):
         )
 
 
+class _Mirror(Function):
+    """``mirror(weight, groups, orbits, transposed)``, linear in the weight."""
+
+    @staticmethod
+    def forward(*inputs: Any) -> Tensor:
+        return _below_autograd(ops.mirror, inputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, *ctx.args = inputs
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
+        return reference.orbit_sums(grad, *ctx.args), *(None,) * len(ctx.args)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: batching.InDims, *inputs: Any) -> batching.Result:
+        return batching.mirror(mirror, info, in_dims, *inputs)
+
+    @staticmethod
+    def jvp(ctx: Any, weight_t: Tensor, *_: None) -> Tensor:
+        return mirror(weight_t, *ctx.args)
+
+
 def _below_autograd(operator: Any, args: tuple[Any, ...]) -> Tensor:
     """Calls an operator past its registered formula, whose Python costs more than a small convolution."""
     if torch._C._are_functorch_transforms_active():
@@ -201,12 +226,14 @@ class _Differentiable:
 fprop: _Differentiable = _Differentiable(ops.fprop, _Fprop)
 dgrad: _Differentiable = _Differentiable(ops.dgrad, _Dgrad)
 wgrad: _Differentiable = _Differentiable(ops.wgrad, _Wgrad)
+mirror: _Differentiable = _Differentiable(ops.mirror, _Mirror)
 
 if ops.LOADED:
     for _operator, _function, _rule in (
         (ops.fprop, _Fprop, batching.fprop),
         (ops.dgrad, _Dgrad, batching.dgrad),
         (ops.wgrad, _Wgrad, batching.wgrad),
+        (ops.mirror, _Mirror, batching.mirror),
     ):
         torch.library.register_autograd(_operator, _function.backward, setup_context=_function.setup_context)
         torch.library.register_vmap(_operator, partial(_rule, _operator))

@@ -52,6 +52,13 @@ def wgrad(operator: Operator, info: Any, in_dims: InDims, *inputs: Any) -> Resul
     return result.unflatten(0, (v, rows)), 0
 
 
+def mirror(operator: Operator, info: Any, in_dims: InDims, *inputs: Any) -> Result:
+    weight, groups, orbits, transposed = inputs
+    v = info.batch_size
+    dense = operator(_in_rows(weight, in_dims[0], v), groups * v, [n * v for n in orbits], transposed)
+    return dense.unflatten(0, (v, -1)), 0
+
+
 def _in_batch(tensor: Tensor, dim: int | None) -> Tensor:
     """``(N, C, ...)`` mapped over ``dim`` to ``(V*N, C, ...)``."""
     assert dim is not None  # or no tensor would be mapped

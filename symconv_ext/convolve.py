@@ -54,7 +54,7 @@ def convolve_transposed(
 
 
 def _autocast_is_on(input: Tensor) -> bool:
-    """Whether autocast is on for the input's device; asking torch about a device without it (meta) is an error."""
+    """Whether autocast is on for the input's device; torch cannot be asked about one without it (meta)."""
     if input.is_cpu:
         return torch.is_autocast_enabled("cpu")
     device = input.device.type

@@ -47,36 +47,51 @@ def gather_bias(bias: Tensor, groups: int, orbits: Sequence[int]) -> Tensor:
     return _copies(bias.view(groups, -1), groups, orbits, flip=False).flatten()
 
 
-def project(weight: Tensor, groups: int, orbits: Sequence[int], transposed: bool) -> Tensor:
+def orbit_sums(dense: Tensor, groups: int, orbits: Sequence[int], transposed: bool) -> Tensor:
+    """The transpose of :func:`mirror`: each reduced filter is the sum of its orbit, mirrored back."""
+    if transposed:
+        return _sums(dense, groups, orbits)
+    return _sums(_by_group(dense, groups), groups, orbits).reshape(-1, *dense.shape[1:])
+
+
+def project(dense: Tensor, groups: int, orbits: Sequence[int], transposed: bool) -> Tensor:
     """The reduced weight whose mirrored filters are nearest to a dense weight: undoes :func:`mirror`.
 
-    Mirroring is orthogonal and its own inverse, so the nearest filter is the mean over the orbit, mirrored
-    back.
+    Mirroring is orthogonal and its own inverse, so the nearest filter is the mean over the orbit, mirrored back.
     """
     if transposed:
-        return _means(weight, groups, orbits)
-    return _means(weight.unflatten(0, (groups, -1)), groups, orbits).flatten(0, 1)
+        return _sums(dense, groups, orbits, mean=True)
+    return _sums(_by_group(dense, groups), groups, orbits, mean=True).reshape(-1, *dense.shape[1:])
 
 
 def project_bias(bias: Tensor, groups: int, orbits: Sequence[int]) -> Tensor:
     """The mean over each orbit of ``(out_channels,)``, ``(unique_out_channels,)``: undoes gather_bias."""
-    return _means(bias.view(groups, -1), groups, orbits, flip=False).flatten()
+    return _sums(bias.view(groups, -1), groups, orbits, flip=False, mean=True).flatten()
 
 
-def _means(channels: Tensor, groups: int, orbits: Sequence[int], flip: bool = True) -> Tensor:
-    """``(G, out_channels/groups, ...)`` to ``(G, unique_out_channels/groups, ...)``, in _copies' order."""
-    means = []
+def _by_group(filters: Tensor, groups: int) -> Tensor:
+    """``(G*n, ...)`` to ``(G, n, ...)``."""
+    return filters.reshape(groups, -1, *filters.shape[1:])
+
+
+def _sums(
+    channels: Tensor, groups: int, orbits: Sequence[int], flip: bool = True, mean: bool = False
+) -> Tensor:
+    """``(G, out_channels/groups, ...)`` to ``(G, unique_out_channels/groups, ...)``, ordered as _copies."""
+    totals = []
     first, copies = 0, sum(orbits) // groups
     for mask, count in zip(BLOCK_MASKS, orbits, strict=True):
         count //= groups
+        if not count:
+            continue
         total = channels.narrow(1, first, count)
         for reflection in REFLECTIONS[mask]:
             mirrored = channels.narrow(1, copies, count)
             total = total + (mirrored.flip(_dims(reflection)) if flip else mirrored)
             copies += count
-        means.append(total / (1 + len(REFLECTIONS[mask])))
+        totals.append(total / (1 + len(REFLECTIONS[mask])) if mean else total)
         first += count
-    return torch.cat(means, 1)
+    return torch.cat(totals, 1)
 
 
 def _copies(unique: Tensor, groups: int, orbits: Sequence[int], flip: bool = True) -> Tensor:
