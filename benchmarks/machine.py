@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import datetime
+import functools
 import os
 import platform
 import re
@@ -23,12 +24,18 @@ from timing import interleaved
 import symconv_ext
 from symconv_ext import ops
 
-GEMM = {"cpu": 2048, "cuda": 8192}  # sides of the square matrices
+GEMM = {
+    "cpu": (256, 512, 1024, 2048),
+    "cuda": (8192,),
+}  # sides of square matrices
+GEMM_SECONDS = 0.02  # what a product may take for the next larger one to be tried
 COPY_BYTES = {"cpu": 256 << 20, "cuda": 1 << 30}
 FMA_SECONDS = 0.2
 FMA_TRIES = 5
 
-REALS = {torch.float32: ("float", ctypes.c_float), torch.float64: ("double", ctypes.c_double)}
+# The C type of the loop of FMAs: half types are widened, unless the matrix product knows better.
+FLOAT, DOUBLE = ("float", ctypes.c_float), ("double", ctypes.c_double)
+REALS = {torch.float32: FLOAT, torch.float64: DOUBLE, torch.bfloat16: FLOAT, torch.float16: FLOAT}
 
 
 class Limits(NamedTuple):
@@ -49,13 +56,13 @@ def limits(setting: Setting, seconds: float = 1.0) -> Limits:
     Arithmetic: the faster of a large matrix product and, on the CPU, a loop of FMAs. Memory: a large copy.
     """
     dtype, device = setting.dtype, setting.device
-    n = GEMM[device]
-    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
     source = torch.randn(COPY_BYTES[device] // 4, device=device)
     target = torch.empty_like(source)
     with torch.no_grad():
+        n = _side(dtype, device)
+        a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
         times = interleaved(
-            {"gemm": lambda i: a @ b, "copy": lambda i: target.copy_(source)}, seconds, device
+            {"copy": lambda i: target.copy_(source), "gemm": lambda i: a @ b}, seconds, device
         )
     found = {f"{n}x{n} matrix product": 2 * n**3 / times["gemm"].median}
     if device == "cpu":
@@ -66,8 +73,21 @@ def limits(setting: Setting, seconds: float = 1.0) -> Limits:
     return Limits(found[best], 2 * COPY_BYTES[device] / times["copy"].median, best)
 
 
+def _side(dtype: torch.dtype, device: str) -> int:
+    """The largest side of a square matrix whose product is quick: half types may be very slow on a CPU."""
+    for side in GEMM[device][:-1]:
+        a = torch.ones(side, side, device=device).to(dtype)
+        if interleaved({"gemm": functools.partial(_square, a)}, 0.0, device)["gemm"].median > GEMM_SECONDS:
+            return side
+    return GEMM[device][-1]
+
+
+def _square(a: torch.Tensor, _: int) -> torch.Tensor:
+    return a @ a
+
+
 def fma_rate(dtype: torch.dtype, threads: int, isa: str = "default") -> float | None:
-    """Operations per second of peak.c in so many threads; None without a compiler, or a C type for dtype."""
+    """Operations per second of peak.c in so many threads; None without a compiler, or for other dtypes."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None or dtype not in REALS:
         return None
