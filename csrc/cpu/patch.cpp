@@ -88,15 +88,16 @@ void Patch::staging(const Tile& tile, const Tensor& source, std::vector<StagedRu
       const int64_t sz = z * c_.stride[0] - c_.padding[0] + tz * c_.dilation[0];
       for (int64_t r = 0; r < section_rows_; ++r) {
         // Which source row this staged row holds; not every one is needed where the slice has fewer rows.
+        bool needed;
         int64_t sy = y * c_.stride[1] - c_.padding[1];
         if (shared_rows_) {
-          if (r > (rows - 1) * c_.stride[1] + (c_.kernel[1] - 1) * c_.dilation[1]) continue;
+          needed = r <= (rows - 1) * c_.stride[1] + (c_.kernel[1] - 1) * c_.dilation[1];
           sy += r;
         } else {
-          if (r % tap_rows_ >= rows) continue;
+          needed = r % tap_rows_ < rows;
           sy += r % tap_rows_ * c_.stride[1] + r / tap_rows_ * c_.dilation[1];
         }
-        const bool inside = sz >= 0 && sz < c_.source[0] && sy >= 0 && sy < c_.source[1];
+        const bool inside = needed && sz >= 0 && sz < c_.source[0] && sy >= 0 && sy < c_.source[1];
         for (const Strip& strip : strips_) {
           const int64_t start = tile.first * step - c_.padding[2] + strip.start;
           // Points i of the strip lie inside the source for low <= i < high.
@@ -113,6 +114,9 @@ void Patch::staging(const Tile& tile, const Tensor& source, std::vector<StagedRu
       }
     }
   });
+  // What the last moves read past the last row.
+  const int64_t past = 2 * lanes_;
+  runs.push_back({section * row_pitch_, past, past, past, 0});
 }
 
 template <typename T>

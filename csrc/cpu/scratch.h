@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <new>
 #include <utility>
 
@@ -16,7 +17,7 @@ class Scratch {
   Scratch& operator=(const Scratch&) = delete;
   ~Scratch() { std::free(data_); }
 
-  // `count` uninitialised elements, aligned to 64 bytes; valid until the next call.
+  // `count` elements, aligned to 64 bytes, valid until the next call: zeros, or what was left in them.
   template <typename T>
   T* get(int64_t count) {
     const size_t bytes = (static_cast<size_t>(count) * sizeof(T) + 63) / 64 * 64;
@@ -25,6 +26,9 @@ class Scratch {
       size_ = 0;
       data_ = std::aligned_alloc(64, bytes);
       if (!data_) throw std::bad_alloc();
+      // What was never computed may still be read into lanes that nobody uses; as denormal numbers it would
+      // cost a hundred times the time of an ordinary one.
+      std::memset(data_, 0, bytes);
       size_ = bytes;
     }
     return static_cast<T*>(data_);
