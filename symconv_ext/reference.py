@@ -34,11 +34,12 @@ def mirror(weight: Tensor, groups: int, orbits: Sequence[int], transposed: bool)
         ``(in_channels, out_channels/groups, *kernel_size)``, same dtype and device, channels_last if the
         reduced weight is.
     """
+    if not any(orbits[:-1]):
+        return weight
     if transposed:
         dense = _copies(weight, groups, orbits)
     else:
-        by_group = weight.unflatten(0, (groups, -1)) if groups != 1 else weight.unsqueeze(0)
-        dense = _copies(by_group, groups, orbits).flatten(0, 1)
+        dense = _copies(_by_group(weight, groups), groups, orbits).reshape(-1, *weight.shape[1:])
     return dense.contiguous(memory_format=ops.output_format(weight, weight))
 
 
@@ -57,7 +58,7 @@ def orbit_sums(dense: Tensor, groups: int, orbits: Sequence[int], transposed: bo
 def project(dense: Tensor, groups: int, orbits: Sequence[int], transposed: bool) -> Tensor:
     """The reduced weight whose mirrored filters are nearest to a dense weight: undoes :func:`mirror`.
 
-    Mirroring is orthogonal and its own inverse, so the nearest filter is the mean over the orbit, mirrored back.
+    Mirroring is orthogonal and its own inverse, so the nearest one is the mean over the orbit, mirrored back.
     """
     if transposed:
         return _sums(dense, groups, orbits, mean=True)
