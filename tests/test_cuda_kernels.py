@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(build.compiler() is None, reason="the emulator n
 OPERATORS = ("fprop", "dgrad", "wgrad")
 # The larger problems of the shared list take the plain kernels too long in the emulator.
 AFFORDABLE = [p for p in PROBLEMS if p.multiplications <= 600_000]
-LARGE = [p for p in PROBLEMS if 600_000 < p.multiplications]
+LARGE = [p for p in PROBLEMS if p.multiplications > 600_000]
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,8 @@ def check(
     value = getattr(device, operator)(problem, reference.tensors, result, allow_tf32=allow_tf32)
     # Of a few numbers, the ratio of two rounding errors means little: the wider bound then, in tf32 too.
     folded_in_half = on_tensor_core and (dtype != torch.float32 or oracle.numel() < 64)
-    assert_close(operator, value, oracle, dense, folded_in_half=folded_in_half, context=(problem, kernel, seed))
+    context = (problem, kernel, seed)
+    assert_close(operator, value, oracle, dense, folded_in_half=folded_in_half, context=context)
     return kernel
 
 

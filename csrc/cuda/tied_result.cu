@@ -28,15 +28,15 @@ bool plan_stages(const Convolution& c, DType dtype, int axes, int stage_steps, i
   const int64_t tables = divide_up(taps, 4) * 16 + 16;
   const int64_t left = most - tables - stages * weights;
   if (left <= 0) return false;
-  if (!choose_tile(c.shape, kTilePointsLog2, left / (stages * plan.row_bytes + 4), plan.tile)) return false;
+  if (!choose_tile(c.shape, kTilePointsLog2, left / (stages * plan.row_bytes + 4) - 15, plan.tile))
+    return false;
   plan.stage_steps = stage_steps;
   plan.stages = stages;
   plan.steps =
       static_cast<int>(divide_up(c.source_channels(), step_channels(dtype) * stage_steps) * stage_steps);
-  plan.patch_bytes = plan.tile.positions * plan.row_bytes;
+  plan.patch_bytes = plan.tile.padded_positions() * plan.row_bytes;
   plan.stage_bytes = plan.patch_bytes + weights;
-  plan.shared_bytes =
-      divide_up(taps, 4) * 16 + divide_up(plan.tile.positions, 4) * 16 + stages * plan.stage_bytes;
+  plan.shared_bytes = divide_up(taps, 4) * 16 + plan.tile.padded_positions() * 4 + stages * plan.stage_bytes;
   return plan.shared_bytes <= most;
 }
 

@@ -126,7 +126,7 @@ __global__ void __launch_bounds__(kTileThreads, 2) tied_result_kernel(const Tied
   const int taps = q.taps.taps();
   const SharedAddress tap_table = shared_address(memory);
   const SharedAddress position_table = tap_table + (taps + 3) / 4 * 16;
-  const SharedAddress stage0 = position_table + (q.tile.positions + 3) / 4 * 16;
+  const SharedAddress stage0 = position_table + q.tile.padded_positions() * 4;
 
   // Which tile this is: filter tiles next to each other read the same patch.
   int64_t tile = blockIdx.x;

@@ -80,11 +80,12 @@ bool plan_stages(const Convolution& c, DType dtype, int stage_steps, int stages,
   const int64_t tables = divide_up(q.coefficients, 4) * 16 + divide_up(q.terms, 2) * 16;
   const int64_t weights = stage_steps * most_coefficients * kPairs * kWarpSize * 16;
   const int64_t left = most - tables - 16 - stages * weights;
-  if (left <= 0 || !choose_tile(c.shape, kTiedSourcePointsLog2, left / (stages * q.row_bytes + 4), q.tile))
+  if (left <= 0 ||
+      !choose_tile(c.shape, kTiedSourcePointsLog2, left / (stages * q.row_bytes + 4) - 15, q.tile))
     return false;
-  q.patch_bytes = q.tile.positions * q.row_bytes;
+  q.patch_bytes = q.tile.padded_positions() * q.row_bytes;
   q.stage_bytes = q.patch_bytes + static_cast<int>(weights);
-  plan.shared_bytes = tables + divide_up(q.tile.positions, 4) * 16 + stages * q.stage_bytes;
+  plan.shared_bytes = tables + q.tile.padded_positions() * 4 + stages * q.stage_bytes;
   return plan.shared_bytes <= most;
 }
 

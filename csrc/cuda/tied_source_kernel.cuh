@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(kTileThreads, 2) tied_source_kernel(const Tied
   const SharedAddress coefficient_table = shared_address(memory);
   const SharedAddress term_table = coefficient_table + (q.coefficients + 3) / 4 * 16;
   const SharedAddress position_table = term_table + (q.terms + 1) / 2 * 16;
-  const SharedAddress stage0 = position_table + (q.tile.positions + 3) / 4 * 16;
+  const SharedAddress stage0 = position_table + q.tile.padded_positions() * 4;
 
   int64_t tile = blockIdx.x;
   const int channel_tile = static_cast<int>(tile % static_cast<unsigned>(q.tiles_per_group));

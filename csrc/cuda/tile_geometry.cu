@@ -36,7 +36,7 @@ bool choose_tile(const Problem& shape, int points_log2, int64_t max_positions, T
   }
   if (shape.batch > kLargest) return false;
   bool found = false;
-  int64_t fewest = 0;
+  int64_t least = 0;
   for (int n = 0; n <= points_log2; ++n) {
     for (int z = 0; n + z <= points_log2; ++z) {
       for (int v = 0; n + z + v <= points_log2; ++v) {
@@ -51,9 +51,12 @@ bool choose_tile(const Problem& shape, int points_log2, int64_t max_positions, T
         }
         const int64_t positions = patch(shape, g);
         if (positions > max_positions) continue;
-        if (found && (count > fewest || (count == fewest && positions >= best.positions))) continue;
+        if (count > INT32_MAX) continue;  // more than a grid has
+        // Rows of fewer than eight points bring ldmatrix bank conflicts.
+        const int64_t cost = (count * 2 + (g.log2[3] < 3 ? 1 : 0)) * (kLargest + 1) + positions;
+        if (found && cost >= least) continue;
         found = true;
-        fewest = count;
+        least = cost;
         best = g;
       }
     }

@@ -23,6 +23,8 @@ struct TileGeometry {
   int64_t batch;
 
   SYMCONV_HD int columns(int d) const { return phases[d] * width[d]; }
+  // Positions that are copied: whole warps' worth, the ones beyond the patch as zeros.
+  SYMCONV_HD int padded_positions() const { return (positions + 15) / 16 * 16; }
   SYMCONV_HD int64_t tile_count() const {
     return static_cast<int64_t>(tiles[0]) * tiles[1] * tiles[2] * tiles[3];
   }
@@ -60,8 +62,9 @@ struct TileGeometry {
   }
 };
 
-// The tile of 2^points_log2 points with the fewest blocks, then of the smallest patch, among those whose
-// patch has at most `max_positions`; false if there is none, or if a number does not fit.
+// The tile of 2^points_log2 points with the fewest blocks, then with rows of eight, then of the smallest
+// patch, among those whose patch has at most `max_positions`; false if there is none, or if a number does not
+// fit.
 bool choose_tile(const Problem& shape, int points_log2, int64_t max_positions, TileGeometry& geometry);
 
 }  // namespace symconv::cuda

@@ -54,10 +54,10 @@ struct TilePlace {
 // Writes, for every position of the patch, its offset in elements from source_offset(), or kOutside.
 __device__ __forceinline__ void fill_position_table(const TileGeometry& g, const TilePlace& place,
                                                     const SourceView& source, SharedAddress table) {
-  for (int i = static_cast<int>(threadIdx.x); i < g.positions; i += kTileThreads) {
+  for (int i = static_cast<int>(threadIdx.x); i < g.padded_positions(); i += kTileThreads) {
     int e[4];
     g.source(i, e);
-    bool inside = place.origin[0] + e[0] < g.batch;
+    bool inside = i < g.positions && place.origin[0] + e[0] < g.batch;
     int64_t offset = e[0] * source.strides[0];
     for (int d = 0; d < kAxes; ++d) {
       const int x = place.first(g, d) + e[1 + d];
@@ -77,17 +77,14 @@ __device__ __forceinline__ void fetch_patch(const TileGeometry& g, SharedAddress
   constexpr int kVector = 16 / sizeof(Storage);
   // Eight neighbouring lanes copy the same channels of eight positions: all banks, and whole sectors by the
   // warp.
-  const int copies = (g.positions + 7) / 8 * 8 * vectors;
+  const int copies = g.padded_positions() * vectors;
   for (int i = static_cast<int>(threadIdx.x); i < copies; i += kTileThreads) {
     const int vector = i / 8 % vectors, position = i / 8 / vectors * 8 + i % 8;
-    const bool exists = position < g.positions;
-    const int32_t offset = load_shared<int32_t>(table + 4 * (exists ? position : 0));
+    const int32_t offset = load_shared<int32_t>(table + 4 * position);
     const int channel = first + vector * kVector;
     const bool valid = offset != kOutside && channel < channels;
-    if (exists) {
-      copy_async<16>(patch + static_cast<uint32_t>(position * row_bytes + vector * 16),
-                     valid ? source + offset + channel : source, valid);
-    }
+    copy_async<16>(patch + static_cast<uint32_t>(position * row_bytes + vector * 16),
+                   valid ? source + offset + channel : source, valid);
   }
 }
 

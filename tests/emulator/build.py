@@ -21,6 +21,7 @@ from types import ModuleType
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+BUILD = ROOT / "build" / "emulator"
 FLAVOURS = {
     "plain": ["-O2", "-g1"],
     "asan": ["-O1", "-g", "-fno-omit-frame-pointer", "-DSYMCONV_EMULATOR_ASAN"],
@@ -75,71 +76,98 @@ def _run(command: list[str]) -> None:
         raise RuntimeError(f"emulator build failed: {shlex.join(command)}\n{done.stderr[-6000:]}")
 
 
-def build(flavour: str = "plain", overlay: Path | None = None) -> Path:
-    """Compiles what is out of date and returns the module's path.
+def _compile(jobs: list[tuple[Path, Path]], flavour: str) -> None:
+    """Compiles (source, object) pairs, each with its list of dependencies beside the object."""
+    flags, kernels = _flags(flavour), _sources()[0]
 
-    ``overlay`` is a copy of ``csrc/cuda`` to compile instead of the real one (for tests that put bugs into
-    it); it gets its own build folder.
-    """
-    cxx = compiler()
-    if cxx is None:
-        raise RuntimeError("emulator: no C++ compiler found; install g++ or set CXX")
-    flags = _flags(flavour)
-    kernels, machinery = _sources()
-    if overlay is not None:
-        kernels = [overlay / p.name if p.parent.name == "cuda" else p for p in kernels]
-    folder = ROOT / "build" / "emulator" / flavour
-    folder.mkdir(parents=True, exist_ok=True)
-    tag = hashlib.sha256((cxx + shlex.join(flags)).encode()).hexdigest()[:8]
-    jobs: list[tuple[list[str], Path, Path]] = []
-    objects: list[Path] = []
-    for source in kernels + machinery:
-        own = overlay if overlay is not None and source.parent == overlay else folder
-        target = own / f"{source.stem}.{tag}.o"
-        depfile = target.with_suffix(".d")
-        objects.append(target)
-        if _stale(target, depfile):
-            sanitize = (
-                [f"-fsanitize={SANITIZERS[flavour]}"] if source in kernels and flavour in SANITIZERS else []
-            )
-            scratch = target.with_suffix(f".{os.getpid()}.tmp")
-            language = ["-x", "c++"]
-            command = [
-                cxx,
-                *flags,
-                *sanitize,
-                "-MD",
-                "-MF",
-                str(depfile),
-                *language,
-                "-c",
-                str(source),
-                "-o",
-                str(scratch),
-            ]
-            jobs.append((command, scratch, target))
+    def job(pair: tuple[Path, Path]) -> None:
+        source, target = pair
+        sanitize = []
+        if flavour in SANITIZERS and source in kernels:
+            sanitize = [f"-fsanitize={SANITIZERS[flavour]}"]
+        scratch = target.with_suffix(f".{os.getpid()}.tmp")
+        where = [
+            "-MD",
+            "-MF",
+            str(target.with_suffix(".d")),
+            "-x",
+            "c++",
+            "-c",
+            str(source),
+            "-o",
+            str(scratch),
+        ]
+        _run([compiler() or "", *flags, *sanitize, *where])
+        scratch.replace(target)
+
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        list(pool.map(lambda job: (_run(job[0]), job[1].replace(job[2])), jobs))
-    module = (overlay or folder) / f"symconv_emulator_{flavour}{sysconfig.get_config_var('EXT_SUFFIX')}"
-    if jobs or not module.exists() or any(o.stat().st_mtime > module.stat().st_mtime for o in objects):
-        link = [f"-fsanitize={SANITIZERS[flavour]}", "-shared-libasan"][:1] if flavour in SANITIZERS else []
-        scratch = module.with_suffix(f".{os.getpid()}.tmp")
-        _run([cxx, "-shared", *link, *map(str, objects), "-o", str(scratch), "-ldl"])
-        scratch.replace(module)
+        list(pool.map(job, jobs))
+
+
+def _link(objects: list[Path], module: Path, flavour: str) -> None:
+    sanitize = [f"-fsanitize={SANITIZERS[flavour]}"] if flavour in SANITIZERS else []
+    scratch = module.with_suffix(f".{os.getpid()}.tmp")
+    _run([compiler() or "", "-shared", *sanitize, *map(str, objects), "-o", str(scratch), "-ldl"])
+    scratch.replace(module)
+
+
+def _objects(flavour: str) -> dict[Path, Path]:
+    """The object file of every source."""
+    tag = hashlib.sha256(((compiler() or "") + shlex.join(_flags(flavour))).encode()).hexdigest()[:8]
+    kernels, machinery = _sources()
+    return {source: BUILD / flavour / f"{source.stem}.{tag}.o" for source in kernels + machinery}
+
+
+def build(flavour: str = "plain") -> Path:
+    """Compiles what is out of date and returns the module's path."""
+    if compiler() is None:
+        raise RuntimeError("emulator: no C++ compiler found; install g++ or set CXX")
+    (BUILD / flavour).mkdir(parents=True, exist_ok=True)
+    objects = _objects(flavour)
+    stale = [(s, o) for s, o in objects.items() if _stale(o, o.with_suffix(".d"))]
+    _compile(stale, flavour)
+    module = BUILD / flavour / f"symconv_emulator_{flavour}{sysconfig.get_config_var('EXT_SUFFIX')}"
+    if not module.exists() or any(o.stat().st_mtime > module.stat().st_mtime for o in objects.values()):
+        _link(list(objects.values()), module, flavour)
     return module
 
 
-def load(flavour: str = "plain", overlay: Path | None = None) -> ModuleType:
-    """Builds the flavour if need be and imports it."""
+def build_mutant(name: str, edits: list[tuple[str, str, str]], sources: list[str]) -> Path:
+    """The plain flavour with some changes, seen by csrc/`sources` alone.
+
+    Of each edit (file, old, new), `old` becomes `new` in csrc/`file`, where it must stand once. Everything
+    else is linked as it is, so a mutant takes seconds.
+    """
+    build()
+    root = BUILD / "mutants" / name
+    for part in ("common", "cpu", "cuda"):
+        shutil.copytree(ROOT / "csrc" / part, root / "csrc" / part, dirs_exist_ok=True)
+    for file, old, new in edits:
+        text = (root / "csrc" / file).read_text()
+        if text.count(old) != 1:
+            raise ValueError(
+                f"{name}: {file} holds {text.count(old)} times {old!r}, which it should change once"
+            )
+        (root / "csrc" / file).write_text(text.replace(old, new))
+    objects = _objects("plain")
+    changed = {ROOT / "csrc" / source: root / f"{Path(source).stem}.o" for source in sources}
+    _compile([(root / "csrc" / s.relative_to(ROOT / "csrc"), o) for s, o in changed.items()], "plain")
+    module = root / f"symconv_emulator_plain{sysconfig.get_config_var('EXT_SUFFIX')}"
+    _link([changed.get(source, target) for source, target in objects.items()], module, "plain")
+    return module
+
+
+def load(flavour: str = "plain", path: Path | None = None) -> ModuleType:
+    """Builds the flavour if need be and imports it; or imports the module at `path` (one a process)."""
     name = f"symconv_emulator_{flavour}"
-    if overlay is None and name in sys.modules:
+    if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, build(flavour, overlay))
-    assert spec is not None and spec.loader is not None
+    spec = importlib.util.spec_from_file_location(name, path or build(flavour))
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    if overlay is None:
-        sys.modules[name] = module
+    sys.modules[name] = module
     return module
 
 

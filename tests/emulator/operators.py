@@ -59,7 +59,7 @@ class Device:
         result: torch.Tensor,
         allow_tf32: bool = False,
     ) -> torch.Tensor:
-        """Runs the operator into a copy of `result` (whose layout counts, not its values) and returns that."""
+        """Runs the operator into `result`, whose values before do not matter, and returns it."""
         storage = torch.empty(0, dtype=torch.uint8).set_(result.untyped_storage())
         storage.fill_(0xFF)  # not a number, in every dtype
         loans = [None if t is None else self.loan(t) for t in (first, second, bias, result)]

@@ -1,0 +1,248 @@
+"""Deliberate bugs in the CUDA kernels: each must make a run in the emulator fail.
+
+A mutant changes one line of a kernel (a barrier, a wait, a sign, an index, a bound). It runs on a small
+problem in a process of its own, in several schedules; wrong numbers and broken rules of the device both count
+as caught.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from emulator import build
+
+pytestmark = pytest.mark.skipif(build.compiler() is None, reason="the emulator needs a C++ compiler")
+
+
+@dataclasses.dataclass(frozen=True)
+class Mutant:
+    name: str
+    operator: str  # on the problem below; "-transposed" appended for the twin
+    file: str  # under csrc
+    old: str
+    new: str
+    sources: tuple[str, ...]  # what is compiled anew
+
+    def __str__(self) -> str:
+        return self.name
+
+
+RESULT = ("cuda/tied_result_float16.cu",)
+SOURCE = ("cuda/tied_source_float16.cu",)
+WGRAD = ("cuda/wgrad_float16.cu", "cuda/wgrad.cu")
+FEW_SPLITS = ("cuda/wgrad.cu", "kThreadBlocks = 528", "kThreadBlocks = 8")  # several tiles each
+PLAIN = ("cuda/fprop_plain.cu",)
+
+BOTH_BARRIERS = "    block_barrier();  // before the stage is overwritten\n"
+MUTANTS = [
+    Mutant(
+        "result-barrier-after-wait",
+        "fprop",
+        "cuda/tied_result_kernel.cuh",
+        "    block_barrier();\n    const SharedAddress patch",
+        "    const SharedAddress patch",
+        RESULT,
+    ),
+    Mutant(
+        "result-barrier-before-overwrite", "fprop", "cuda/tied_result_kernel.cuh", BOTH_BARRIERS, "", RESULT
+    ),
+    Mutant(
+        "result-table-barrier",
+        "fprop",
+        "cuda/tied_result_kernel.cuh",
+        "  block_barrier();\n\n  const Storage* source",
+        "  const Storage* source",
+        RESULT,
+    ),
+    Mutant(
+        "result-wait", "fprop", "cuda/tied_result_kernel.cuh", "copy_wait<1>();", "copy_wait<2>();", RESULT
+    ),
+    Mutant(
+        "result-epilogue-index",
+        "fprop",
+        "cuda/tied_result_kernel.cuh",
+        "half * 8 + lane / 4",
+        "half * 8 + lane % 8",
+        RESULT,
+    ),
+    Mutant(
+        "result-slot",
+        "fprop",
+        "cuda/tied_result_kernel.cuh",
+        "slot = subset(D, j);",
+        "slot = subset(D, 0);",
+        RESULT,
+    ),
+    Mutant("result-tail", "fprop", "cuda/tied_result_kernel.cuh", "filter + 1 < q.filters", "true", RESULT),
+    Mutant(
+        "fold-sign",
+        "fprop",
+        "cuda/folded_weights.cuh",
+        "sign(c.parity, g) > 0",
+        "sign(c.paired, g) > 0",
+        RESULT,
+    ),
+    Mutant(
+        "fold-scale",
+        "fprop",
+        "cuda/tile_elements.cuh",
+        "One - 0x04000400u * Axes",
+        "One - 0x04000400u",
+        RESULT,
+    ),
+    Mutant(
+        "patch-bound",
+        "fprop",
+        "cuda/tile_iterator.cuh",
+        "x >= 0 && x < g.input[d]",
+        "x >= 0 && x <= g.input[d]",
+        RESULT,
+    ),
+    Mutant(
+        "patch-channel-bound",
+        "fprop",
+        "cuda/tile_iterator.cuh",
+        "channel < channels",
+        "channel <= channels",
+        RESULT,
+    ),
+    Mutant(
+        "source-barrier-after-wait",
+        "dgrad",
+        "cuda/tied_source_kernel.cuh",
+        "    next.advance(q);\n    block_barrier();\n",
+        "    next.advance(q);\n",
+        SOURCE,
+    ),
+    Mutant(
+        "source-barrier-before-overwrite", "dgrad", "cuda/tied_source_kernel.cuh", BOTH_BARRIERS, "", SOURCE
+    ),
+    Mutant(
+        "source-wait", "dgrad", "cuda/tied_source_kernel.cuh", "copy_wait<1>();", "copy_wait<2>();", SOURCE
+    ),
+    Mutant(
+        "source-sign",
+        "dgrad",
+        "cuda/tied_source_kernel.cuh",
+        "sign(c.parity, g)",
+        "sign(c.paired, g)",
+        SOURCE,
+    ),
+    Mutant(
+        "source-plane", "dgrad", "cuda/tied_source_kernel.cuh", "source + parity.channel", "source", SOURCE
+    ),
+    Mutant(
+        "wgrad-barrier-after-wait",
+        "wgrad",
+        "cuda/wgrad_kernel.cuh",
+        "    block_barrier();\n    const SharedAddress patch",
+        "    const SharedAddress patch",
+        WGRAD,
+    ),
+    Mutant("wgrad-barrier-before-overwrite", "wgrad", "cuda/wgrad_kernel.cuh", BOTH_BARRIERS, "", WGRAD),
+    Mutant("wgrad-wait", "wgrad", "cuda/wgrad_kernel.cuh", "copy_wait<1>();", "copy_wait<2>();", WGRAD),
+    Mutant(
+        "wgrad-reduction-sign",
+        "wgrad",
+        "cuda/wgrad_kernel.cuh",
+        "sign(subset(c.paired, j), c.parity) > 0",
+        "true",
+        WGRAD,
+    ),
+    Mutant(
+        "wgrad-split", "wgrad", "cuda/wgrad_kernel.cuh", "tile += q.splits)", "tile += q.splits + 1)", WGRAD
+    ),
+    Mutant(
+        "slots-sign",
+        "wgrad",
+        "cuda/slots_kernel.cuh",
+        "sign(subset(s.block.mask, q), reflection(s.block.mask, copy)) > 0",
+        "true",
+        ("cuda/slots.cu",),
+    ),
+    Mutant(
+        "plain-mirror",
+        "fprop-plain",
+        "cuda/plain_kernels.cuh",
+        "g & axis_bit(d) ? p.kernel[d] - 1 - tap[d] : tap[d]",
+        "tap[d]",
+        PLAIN,
+    ),
+    Mutant(
+        "plain-bound",
+        "fprop-plain",
+        "cuda/plain_kernels.cuh",
+        "if (i >= p.batch * p.output_points() * p.a_channels) return;",
+        "if (i > p.batch * p.output_points() * p.a_channels) return;",
+        PLAIN,
+    ),
+]
+
+RUN = """
+import sys
+import torch
+from emulator import build
+from emulator.operators import Device
+from oracle import double, results
+from problems import make, problem
+from tolerances import relative_error
+
+device = Device(build.load("plain", build.Path(sys.argv[1])))
+operator, _, plain = sys.argv[2].partition("-")
+dtype = torch.float64 if plain else torch.float16
+# More stages than are in flight, tails everywhere.
+options = {"padding": 1, "batch": 1, "layout": "channels_last"}
+p = {
+    "fprop": problem("mutant", 36, 72, (9, 17), 3, {"hv": 24, "h": 6}, **options),
+    "dgrad": problem("mutant", 168, 8, (9, 17), 3, {"hv": 160, "h": 6}, **options),
+    "wgrad": problem("mutant", 6, 8, (24, 40), 3, {"hv": 4, "h": 2}, **options),
+}[operator]
+if plain:
+    p = problem("mutant", 9, 3, (5, 6), 3, {"hv": 4, "h": 2}, padding=1)
+t = make(p, dtype)
+oracle = getattr(results(p, double(t)), operator)
+for seed in range(3):
+    device.module.settings().seed = seed
+    try:
+        value = getattr(device, operator)(p, t, torch.empty(oracle.shape, dtype=dtype))
+    except RuntimeError as error:
+        print("caught:", error)
+        break
+    error = relative_error(value, oracle)
+    if not error < (1e-12 if plain else 2e-3):
+        print("caught: error", error)
+        break
+else:
+    print("not caught")
+"""
+
+
+def run(module: Path, operator: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, str(module), operator],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("operator", ["fprop", "dgrad", "wgrad", "fprop-plain"])
+def test_the_kernels_as_they_are_pass(operator: str) -> None:
+    edits, sources = ([FEW_SPLITS], ["cuda/wgrad.cu"]) if operator == "wgrad" else ([], [])
+    assert run(build.build_mutant(f"none-{operator}", edits, sources), operator) == "not caught\n"
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=str)
+def test_mutants_are_caught(mutant: Mutant) -> None:
+    edits = [(mutant.file, mutant.old, mutant.new)]
+    if mutant.sources == WGRAD:
+        edits.append(FEW_SPLITS)
+    module = build.build_mutant(mutant.name, edits, list(mutant.sources))
+    assert run(module, mutant.operator).startswith("caught")
