@@ -86,9 +86,9 @@ void epilogue_typed(const EpilogueArguments<T>& a) {
   const int64_t orbit_stride = a.orbit_stride, point_stride = a.point_stride;
   Stored* output[Slots];
   for (int e = 0; e < Slots; ++e) output[e] = static_cast<Stored*>(a.output[e]);
-  const auto biases = [&](int64_t orbit, T* bias) {
+  const auto biases = [&](int64_t orbit, T* bias) {  // without a bias: the zero that leaves -0 as it is
 #pragma GCC unroll 8
-    for (int e = 0; e < Slots; ++e) bias[e] = a.bias[e] ? a.bias[e][orbit] : T(0);
+    for (int e = 0; e < Slots; ++e) bias[e] = a.bias[e] ? a.bias[e][orbit] : T(-0.0);
   };
   if (orbit_stride == 1 && point_stride != 1) {  // channels last: transpose blocks of orbits and points
     for (int64_t orbit = 0; orbit < orbits; orbit += L) {
@@ -188,6 +188,20 @@ void slots_typed(const void* const* sources, int64_t orbit_stride, int64_t point
     }
     for (int64_t i = 0; i < points; i += L) {
       const int count = elements_at<T>(i, points);
+      if constexpr (Slots == 1) {
+        if (count == L && rows == L && point_stride == 1) {
+          const Stored* from = source[0] + orbit * orbit_stride + i;
+          Vector<T> y[L];
+          load_transposed_as<T, Stored>([&](int r) { return from + r * orbit_stride; }, y);
+          T* row = to + i * point_row;
+#pragma GCC unroll 16
+          for (int p = 0; p < L; ++p) {
+            store<T>(row, y[p]);
+            row = opaque(row + point_row);
+          }
+          continue;
+        }
+      }
       alignas(64) T block[Slots][L][L];  // [orbit][point]
       for (int r = 0; r < rows; ++r) {
         Vector<T> y[Slots];
