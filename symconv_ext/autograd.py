@@ -26,6 +26,8 @@ from . import batching, ops, reference
 
 Gradients = tuple[Tensor | None, ...]
 
+_ALL_BUT_CHANNELS = {3: (0, 2), 4: (0, 2, 3), 5: (0, 2, 3, 4)}
+
 
 class _Fprop(Function):
     """``fprop(input, weight, bias, *args)``; ``args`` are stride to allow_tf32."""
@@ -190,7 +192,7 @@ def _cut(output: Tensor, like: Tensor) -> Tensor:
 
 def _sum(tensor: Tensor) -> Tensor:
     """``(N, C, ...)`` to ``(C,)``."""
-    return tensor.sum([dim for dim in range(tensor.dim()) if dim != 1])
+    return tensor.sum(_ALL_BUT_CHANNELS[tensor.dim()])
 
 
 def _spread(bias: Tensor | None, size: tuple[int, ...]) -> Tensor | None:
