@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from types import TracebackType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from . import gpu, ops
+from . import autograd, cost, gpu, ops, reference
 from .problem import Problem
 
 BACKENDS = ("auto", "native", "torch")
@@ -23,7 +24,7 @@ NATIVE_DTYPES = {
 PLAIN = "no filters are tied, so there is nothing to save"
 
 # Why 'auto' passes over a native backend that could run.
-EXCEPTIONS = (PLAIN,)
+EXCEPTIONS = (PLAIN, *cost.EXCEPTIONS)
 
 _CHOICES_KEPT = 256
 
@@ -33,6 +34,11 @@ class Choice(NamedTuple):
 
     native: bool
     reason: str
+
+    @property
+    def mirror(self) -> Callable[..., Tensor]:
+        """What mirrors the weights for the torch backend: the operator, if that was chosen for speed."""
+        return autograd.mirror if self.reason in cost.EXCEPTIONS else reference.mirror
 
 
 def _checked(name: str, origin: str) -> str:
@@ -125,6 +131,9 @@ def decide(problem: Problem, device: torch.device, dtype: torch.dtype) -> Choice
         return Choice(False, why_not)
     if problem.symmetry.is_plain:
         return Choice(False, PLAIN)
+    faster = cost.why_dense(problem, device, dtype)
+    if faster is not None:
+        return Choice(False, faster)
     return Choice(True, "the native backend can run and saves multiplications")
 
 

@@ -23,9 +23,10 @@ def convolve(problem: Problem, input: Tensor, weight: Tensor, bias: Tensor | Non
         if _autocast_is_on(input):
             input, weight, bias = _autocast(input, weight, bias)
         padded = input if problem.pad is None else F.pad(input, problem.pad, mode=problem.pad_mode)
-        if backends.choose(problem, padded).native:
+        choice = backends.choose(problem, padded)
+        if choice.native:
             return autograd.fprop(padded, weight, bias, *problem.args, backends.allow_tf32(padded))
-        return reference.fprop(padded, weight, bias, *problem.args)
+        return reference.fprop(padded, weight, bias, *problem.args, choice.mirror)
     except (RuntimeError, ValueError, IndexError):
         checks.check_tensors(problem, input, weight, bias)
         raise
@@ -45,9 +46,10 @@ def convolve_transposed(
         if _autocast_is_on(input):
             input, weight, bias = _autocast(input, weight, bias)
         size = (input.size(0), problem.out_channels, *problem.output_size(input.shape[2:], output_padding))
-        if backends.choose(problem, input).native:
+        choice = backends.choose(problem, input)
+        if choice.native:
             return autograd.dgrad(input, weight, bias, size, *problem.args, backends.allow_tf32(input))
-        return reference.dgrad(input, weight, bias, size, *problem.args)
+        return reference.dgrad(input, weight, bias, size, *problem.args, choice.mirror)
     except (RuntimeError, ValueError, IndexError):
         checks.check_tensors(problem, input, weight, bias, output_padding)
         raise

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from . import checks
@@ -144,6 +145,8 @@ def _problem(
         )
     tied = symmetry if isinstance(symmetry, Symmetry) else tuple(as_mapping(symmetry).items())
     arguments = (rank, tuple(weight.shape), groups, tied, transposed, *map(_hashable, geometry))
+    if torch.compiler.is_compiling():  # which looks through the cache, with a warning
+        return _cached_problem.__wrapped__(*arguments)
     try:
         problem = _cached_problem(*arguments)
     except TypeError:  # something that cannot be hashed: without the cache, the error says what is wrong

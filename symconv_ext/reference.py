@@ -6,7 +6,7 @@ its own switches). They are made of differentiable torch functions, and autograd
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -122,6 +122,7 @@ def fprop(
     groups: int,
     orbits: Sequence[int],
     transposed: bool,
+    mirror: Callable[..., Tensor] = mirror,
 ) -> Tensor:
     """``(N, B, *input)`` and the reduced weight of ``(A, B/groups, *kernel)`` to ``(N, A, *output)``."""
     dense = mirror(weight, groups, orbits, transposed)
@@ -139,6 +140,7 @@ def dgrad(
     groups: int,
     orbits: Sequence[int],
     transposed: bool,
+    mirror: Callable[..., Tensor] = mirror,
 ) -> Tensor:
     """``(N, A, *output)`` and the reduced weight of ``(A, B/groups, *kernel)`` to ``(N, B, *input)``."""
     dense = mirror(weight, groups, orbits, transposed)
