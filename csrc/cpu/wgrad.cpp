@@ -106,6 +106,9 @@ class Wgrad {
   }
 
  private:
+  // Points whose products are summed in one chain: more would cost accuracy in float32.
+  static constexpr int64_t kSummed = 128;
+
   // Accumulator of coefficient k of column j of a chunk, for the first lane of a panel.
   int64_t accumulator(int64_t chunk, const LanePanel& panel, int64_t k, int64_t j) const {
     const int64_t n = patch_.chunks()[chunk].columns;
@@ -119,6 +122,7 @@ class Wgrad {
     T* slots = scratch.slots.get<T>(gradient_ * points_);
     T* staged = scratch.staged.get<T>(patch_.staged_elements());
     T* folded = scratch.folded.get<T>(c_.taps() * tiling_.columns * points_ + kernels_.lanes);
+    const int64_t points = patch_.points(tile);
     prepare_slots(group, tile, grad_output, slots, scratch);
     patch_.staging(tile, input, scratch.staging);
     patch_.moves(tile, points_, scratch.moves, scratch.ends);
@@ -131,15 +135,18 @@ class Wgrad {
         const std::vector<Slot>& of_block = packing_.slots(panel.block);
         const int64_t width = panel.vectors * kernels_.lanes;
         for (size_t q = 0; q < of_block.size(); ++q) {
-          const Segment<T> segment{slots + (panel.gradient + q * width) * points_, patch_.points(tile)};
-          for (const Slot::Run& run : of_block[q].runs) {
-            const int64_t rows = run.count * chunk.columns;
-            const T* a = folded + run.first * chunk.columns * points_;
-            T* c = accumulators + accumulator(k, panel, run.first, 0);
-            for (int64_t r = 0; r < rows; r += kernels_.rows) {
-              kernels_.gemm(static_cast<int>(std::min<int64_t>(kernels_.rows, rows - r)), panel.vectors,
-                            a + r * points_, points_, 1, &segment, 1, width, c + r * width, width,
-                            accumulate);
+          for (int64_t point = 0; point < points; point += kSummed) {
+            const Segment<T> segment{slots + (panel.gradient + q * width) * points_ + point * width,
+                                     std::min(kSummed, points - point)};
+            for (const Slot::Run& run : of_block[q].runs) {
+              const int64_t rows = run.count * chunk.columns;
+              const T* a = folded + run.first * chunk.columns * points_ + point;
+              T* c = accumulators + accumulator(k, panel, run.first, 0);
+              for (int64_t r = 0; r < rows; r += kernels_.rows) {
+                kernels_.gemm(static_cast<int>(std::min<int64_t>(kernels_.rows, rows - r)), panel.vectors,
+                              a + r * points_, points_, 1, &segment, 1, width, c + r * width, width,
+                              accumulate || point > 0);
+              }
             }
           }
         }
