@@ -8,7 +8,7 @@ import oracle
 import pytest
 import torch
 from layers import expected, forward, layer
-from problems import FEW, Problem, make, problem, random_problems
+from problems import FEW, PROBLEMS, Problem, make, problem, random_problems
 from test_operators import name
 from tolerances import assert_close
 from torch.utils.checkpoint import checkpoint
@@ -55,6 +55,20 @@ def test_gradcheck(p: Problem) -> None:
 @pytest.mark.parametrize("p", TINY, ids=name)
 def test_gradgradcheck(p: Problem) -> None:
     assert torch.autograd.gradgradcheck(lambda *args: forward(p, *args), operands(p))
+
+
+@pytest.mark.parametrize("p", [*FEW, *PROBLEMS[::11]], ids=name)
+def test_backend_auto_matches_the_oracle_wherever_it_computes(p: Problem) -> None:
+    operand = operands(p)
+    with symconv_ext.backend("auto"):
+        output = forward(p, *operand)
+        found = torch.autograd.grad(output.sin().sum(), operand)
+        with torch.no_grad():
+            assert_close("fprop", forward(p, *operand), output, context=p)
+    wanted = expected(p, *operand)
+    assert_close("fprop", output, wanted, context=p)
+    for a, b in zip(found, torch.autograd.grad(wanted.sin().sum(), operand), strict=True):
+        assert_close("dgrad", a, b, context=p)
 
 
 @pytest.mark.usefixtures("backend")

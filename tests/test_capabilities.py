@@ -20,14 +20,13 @@ from tolerances import assert_close
 compute("fprop", PROBLEMS[0], oracle.case(PROBLEMS[0], torch.float32).tensors)
 print("runs", flush=True)
 count = 0
-for index, p in enumerate([*PROBLEMS[::2], *PROBLEMS[1::6], *random_problems(60, seed=5)]):
+others = (torch.float64, *HALF)
+for index, p in enumerate([*PROBLEMS[::3], *random_problems(60, seed=5)]):
     if p.multiplications > 3_000_000:
         continue
     dtypes = [torch.float32]
-    if index % 5 == 0:
-        dtypes.append(torch.float64)
-    if index % 7 == 0 and p.multiplications < 300_000:
-        dtypes += HALF
+    if p.multiplications < 300_000:
+        dtypes.append(others[index % 3])
     for dtype in dtypes:
         case = oracle.case(p, dtype)
         torch.set_num_threads(1 + index % 2)
@@ -51,4 +50,4 @@ def test_every_capability_matches_the_oracle(name: str) -> None:
     if "runs" not in done.stdout and f"got '{name}'" in done.stderr:
         pytest.skip(f"this processor does not have {name}")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert int(done.stdout.split("checked")[1]) > 1000
+    assert int(done.stdout.split("checked")[1]) > 800

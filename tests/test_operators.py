@@ -74,6 +74,21 @@ def test_torch_backend_matches_the_oracle(p: Problem, operator: str) -> None:
 
 
 @pytest.mark.usefixtures("native")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, *HALF], ids=name)
+def test_mirror_is_the_dense_weight(dtype: torch.dtype) -> None:
+    """Values are only moved, so they are the same to the bit."""
+    for p in PROBLEMS:
+        weight = make(p, dtype).weight
+        dense = torch.ops.symconv_ext.mirror(weight, p.groups, p.orbits, p.transposed)
+        expected = oracle.dense_weight(weight, p.orbits, p.groups, p.transposed)
+        assert dense.dtype == dtype
+        assert torch.equal(dense, expected), p
+        with FakeTensorMode() as mode:
+            fake = torch.ops.symconv_ext.mirror(mode.from_tensor(weight), p.groups, p.orbits, p.transposed)
+        assert (fake.shape, fake.stride()) == (dense.shape, dense.stride()), p
+
+
+@pytest.mark.usefixtures("native")
 @pytest.mark.parametrize("operator", ["fprop", "dgrad"])
 @pytest.mark.parametrize("p", FEW, ids=name)
 def test_bias_is_optional_and_of_any_stride(p: Problem, operator: str) -> None:
