@@ -57,14 +57,13 @@ double frequency() {
 // Fused multiply-adds of whole vectors per second, from registers alone.
 double fma_peak(int vector_bytes) {
 #if defined(__x86_64__)
+  // clang-format off
 #define SYMCONV_FMA(reg, n) "vfmadd231ps %%" reg "15, %%" reg "14, %%" reg n "\n"
-#define SYMCONV_FMAS(reg)                                                                 \
-  SYMCONV_FMA(reg, "0")                                                                   \
-  SYMCONV_FMA(reg, "1")                                                                   \
-  SYMCONV_FMA(reg, "2")                                                                   \
-  SYMCONV_FMA(reg, "3")                                                                   \
-  SYMCONV_FMA(reg, "4") SYMCONV_FMA(reg, "5") SYMCONV_FMA(reg, "6") SYMCONV_FMA(reg, "7") \
-      SYMCONV_FMA(reg, "8") SYMCONV_FMA(reg, "9") SYMCONV_FMA(reg, "10") SYMCONV_FMA(reg, "11")
+#define SYMCONV_FMAS(reg)                                                                         \
+  SYMCONV_FMA(reg, "0") SYMCONV_FMA(reg, "1") SYMCONV_FMA(reg, "2") SYMCONV_FMA(reg, "3")         \
+  SYMCONV_FMA(reg, "4") SYMCONV_FMA(reg, "5") SYMCONV_FMA(reg, "6") SYMCONV_FMA(reg, "7")         \
+  SYMCONV_FMA(reg, "8") SYMCONV_FMA(reg, "9") SYMCONV_FMA(reg, "10") SYMCONV_FMA(reg, "11")
+// clang-format on
 #define SYMCONV_CLOBBERS                                                                                     \
   "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm14", \
       "xmm15"
