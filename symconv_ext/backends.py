@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import autograd, cost, gpu, ops, reference
+from . import autograd, cost, gather, gpu, ops, reference
 from .problem import Problem
 
 BACKENDS = ("auto", "native", "torch")
@@ -38,6 +38,8 @@ class Choice(NamedTuple):
     @property
     def mirror(self) -> Callable[..., Tensor]:
         """What mirrors the weights for the torch backend: the operator, if that was chosen for speed."""
+        if self.reason == cost.SMALL:
+            return gather.mirror
         return autograd.mirror if self.reason in cost.EXCEPTIONS else reference.mirror
 
 
@@ -107,17 +109,21 @@ def choose(problem: Problem, input: Tensor) -> Choice:
     """
     if torch.compiler.is_compiling():
         return decide(problem, input.device, input.dtype)
-    key = (setting, input.device, input.dtype)
+    key = (setting, input.device, input.dtype, input.shape, type(input))
     choice: Choice | None = problem.choices.get(key)
     if choice is None:
         if len(problem.choices) >= _CHOICES_KEPT:
             problem.choices.clear()
-        choice = problem.choices[key] = decide(problem, input.device, input.dtype)
+        choice = problem.choices[key] = decide(
+            problem, input.device, input.dtype, tuple(input.shape) if type(input) is Tensor else None
+        )
     return choice
 
 
-def decide(problem: Problem, device: torch.device, dtype: torch.dtype) -> Choice:
-    """:func:`choose` without its memory."""
+def decide(
+    problem: Problem, device: torch.device, dtype: torch.dtype, size: tuple[int, ...] | None = None
+) -> Choice:
+    """:func:`choose` without its memory; without a size (subclasses of Tensor), what holds for every size."""
     if setting == "torch":
         return Choice(False, "the torch backend was asked for")
     why_not = why_not_native(device, dtype)
@@ -131,7 +137,7 @@ def decide(problem: Problem, device: torch.device, dtype: torch.dtype) -> Choice
         return Choice(False, why_not)
     if problem.symmetry.is_plain:
         return Choice(False, PLAIN)
-    faster = cost.why_dense(problem, device, dtype)
+    faster = cost.why_dense(problem, device, dtype, size)
     if faster is not None:
         return Choice(False, faster)
     return Choice(True, "the native backend can run and saves multiplications")

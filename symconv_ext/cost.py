@@ -1,8 +1,9 @@
 """The cost rule: on which problems the dense path, mirrored weights and torch's convolution, is faster.
 
 It was fitted to single-threaded timings of both in float32 on an AVX-512 processor; benchmarks/crossover.py
-prints where they cross. It looks at the layer only, not at the size of the input, so that a compiled graph
-serves every size. For other dtypes torch is not as fast on every processor, so there the folded kernels stay.
+prints where they cross. All but the smallest problems are told by the layer alone, so that a compiled graph
+serves every size. For other dtypes torch is not as fast on every processor, so there the folded kernels
+stay.
 """
 
 from __future__ import annotations
@@ -15,16 +16,25 @@ from .problem import Problem
 
 ONE_TAP = "the kernel has one tap, so that all filters of an orbit are equal and there is nothing to fold"
 FEW_FILTERS = "the blocks have so few orbits that they leave most of the kernel's tiles empty"
-EXCEPTIONS = (ONE_TAP, FEW_FILTERS)
+SMALL = "the whole convolution is so small that the calls around it cost more than the work"
+EXCEPTIONS = (ONE_TAP, FEW_FILTERS, SMALL)
 
 # Reduced filters that a CPU micro-kernel computes at once; a block costs as much as whole tiles.
 _TILE = 6
 # With fewer input channels the dense layer, too, is far from its best.
 _FEW_CHANNELS = 8
+# Multiplications that take about as long as what one call of an operator costs before it computes.
+_SMALL = 100_000
 
 
-def why_dense(problem: Problem, device: torch.device, dtype: torch.dtype) -> str | None:
-    """The reason why the dense path is faster, in words; None where the folded kernels are."""
+def why_dense(
+    problem: Problem, device: torch.device, dtype: torch.dtype, size: tuple[int, ...] | None
+) -> str | None:
+    """The reason why the dense path is faster, in words; None where the folded kernels are.
+
+    ``size`` is that of the input, batch and channels included, or None for a decision that holds for every
+    size.
+    """
     if device.type != "cpu" or dtype != torch.float32:
         return None
     if math.prod(problem.kernel_size) == 1:
@@ -33,4 +43,13 @@ def why_dense(problem: Problem, device: torch.device, dtype: torch.dtype) -> str
     computed = sum(math.ceil(orbits / groups / _TILE) * _TILE for orbits in problem.orbits)
     if computed > problem.out_channels // groups and problem.in_channels // groups >= _FEW_CHANNELS:
         return FEW_FILTERS
+    if size is not None and _multiplications(problem, size) <= _SMALL:
+        return SMALL
     return None
+
+
+def _multiplications(problem: Problem, size: tuple[int, ...]) -> int:
+    """Multiplications of the dense convolution of an input of this size."""
+    points = math.prod(size[2:]) if problem.transposed else math.prod(problem.output_size(size[2:]))
+    filters = problem.in_channels * problem.out_channels // problem.groups
+    return size[0] * points * filters * math.prod(problem.kernel_size)
