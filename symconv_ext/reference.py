@@ -51,8 +51,10 @@ def gather_bias(bias: Tensor, groups: int, orbits: Sequence[int]) -> Tensor:
 def orbit_sums(dense: Tensor, groups: int, orbits: Sequence[int], transposed: bool) -> Tensor:
     """The transpose of :func:`mirror`: each reduced filter is the sum of its orbit, mirrored back."""
     if transposed:
-        return _sums(dense, groups, orbits)
-    return _sums(_by_group(dense, groups), groups, orbits).reshape(-1, *dense.shape[1:])
+        sums = _sums(dense, groups, orbits)
+    else:
+        sums = _sums(_by_group(dense, groups), groups, orbits).reshape(-1, *dense.shape[1:])
+    return sums.contiguous(memory_format=ops.output_format(dense, dense))
 
 
 def project(dense: Tensor, groups: int, orbits: Sequence[int], transposed: bool) -> Tensor:

@@ -1,0 +1,91 @@
+"""The cost rule of backend 'auto': what it says of a layer, and that the dense path computes the same."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import symconv_ext
+from symconv_ext import SymmetricConv2d, SymmetricConvTranspose2d, backends, cost, ops
+
+pytestmark = pytest.mark.skipif(not ops.LOADED, reason="without the extension there is nothing to choose")
+
+MIXED = {"h": "25%", "v": "25%", "hv": "50%"}
+
+
+def small() -> tuple[SymmetricConv2d, torch.Tensor]:
+    return SymmetricConv2d(1, 16, 3, symmetry={"h": 2, "v": 4, "hv": 8}), torch.randn(1, 1, 8, 8)
+
+
+def one_tap() -> tuple[SymmetricConv2d, torch.Tensor]:
+    return SymmetricConv2d(64, 64, 1, symmetry={"hv": 64}), torch.randn(2, 64, 14, 14)
+
+
+def few_filters() -> tuple[SymmetricConv2d, torch.Tensor]:
+    return SymmetricConv2d(16, 16, 3, padding=1, symmetry=MIXED), torch.randn(8, 16, 16, 16)
+
+
+def few_filters_transposed() -> tuple[SymmetricConvTranspose2d, torch.Tensor]:
+    layer = SymmetricConvTranspose2d(16, 32, 3, stride=2, groups=2, symmetry=MIXED)
+    return layer, torch.randn(2, 16, 16, 16)
+
+
+DENSE = {
+    small: cost.SMALL,
+    one_tap: cost.ONE_TAP,
+    few_filters: cost.FEW_FILTERS,
+    few_filters_transposed: cost.FEW_FILTERS,
+}
+
+
+@pytest.mark.parametrize(("case", "reason"), DENSE.items(), ids=lambda value: getattr(value, "__name__", ""))
+def test_where_the_dense_path_is_taken(case, reason):
+    layer, value = case()
+    with symconv_ext.backend("auto"):
+        assert backends.choose(layer.problem, value) == (False, reason)
+        assert backends.choose(layer.problem, value.double()).native  # fitted to float32 only
+
+
+def test_large_layers_are_folded():
+    layer = SymmetricConv2d(64, 64, 3, padding=1, symmetry=MIXED)
+    with symconv_ext.backend("auto"):
+        assert backends.choose(layer.problem, torch.randn(1, 64, 14, 14)).native
+        tiny, _ = small()
+        assert backends.choose(
+            tiny.problem, torch.randn(32, 1, 64, 64)
+        ).native  # the size of the input counts
+
+
+@pytest.mark.parametrize("format_", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("case", DENSE, ids=lambda case: case.__name__)
+def test_dense_path_agrees_with_the_torch_backend(case, format_):
+    layer, value = case()
+    layer.to(memory_format=format_)
+    value = value.to(memory_format=format_).requires_grad_()
+    results = []
+    for name in ("auto", "torch"):
+        with symconv_ext.backend(name):
+            output = layer(value)
+            gradient = torch.autograd.grad(output.square().sum(), [value, layer.weight, layer.bias])
+            results.append((output, *gradient))
+    for ours, reference in zip(*results, strict=True):
+        torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-4)
+        assert ours.stride() == reference.stride()
+
+
+@pytest.mark.parametrize("case", DENSE, ids=lambda case: case.__name__)
+def test_dense_path_under_vmap(case):
+    layer, value = case()
+    with symconv_ext.backend("auto"):
+        layer(value)  # the choice for a tensor of this size is now known
+        mapped = torch.func.vmap(layer)(torch.stack([value, value + 1]))
+        torch.testing.assert_close(mapped[1], layer(value + 1), rtol=1e-4, atol=1e-4)
+
+
+def test_a_weight_mirrored_in_inference_mode_still_trains():
+    layer, value = small()
+    with symconv_ext.backend("auto"):
+        with torch.inference_mode():
+            layer(value)
+        layer(value).sum().backward()
+    assert layer.weight.grad is not None
