@@ -13,16 +13,19 @@ BIN := $(VENV)/bin
 CPP_SOURCES = find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu'
 EXTENSION_SOURCES := setup.py $(wildcard pyproject.toml) $(shell find csrc -type f)
 
-.PHONY: help demo test lint format build docs clean
+.PHONY: help demo test test-full lint format build docs clean
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 14
 
 demo: $(VENV)/.demo $(VENV)/.built  ## train on handwritten digits; the table and the picture go to $(OUT)/
 	$(BIN)/python -m symconv_ext demo --out $(OUT) $(ARGS)
 
 test: $(VENV)/.test $(VENV)/.built  ## build and run all tests
 	$(BIN)/python -m pytest $(ARGS)
+
+test-full: export SYMCONV_TEST_FULL := 1
+test-full: test  ## the same with every test of the CUDA kernels on the emulated GPU (long)
 
 lint: $(VENV)/.lint $(VENV)/.$(RUN) $(VENV)/.demo  ## ruff, clang-format and mypy; changes nothing
 	$(BIN)/ruff check
