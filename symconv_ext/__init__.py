@@ -12,6 +12,7 @@ from .conv import (
 )
 from .convert import densify, expand_weight, symmetrize
 from .global_conv import GlobalConv1d
+from .prepack import prepack
 from .symmetry import Symmetry
 from .topk import TopKPool
 from .version import __version__
@@ -31,5 +32,6 @@ __all__ = [
     "densify",
     "expand_weight",
     "functional",
+    "prepack",
     "symmetrize",
 ]

@@ -109,7 +109,7 @@ def choose(problem: Problem, input: Tensor) -> Choice:
     """
     if torch.compiler.is_compiling():
         return decide(problem, input.device, input.dtype)
-    key = (setting, input.device, input.dtype, input.shape, type(input))
+    key = (setting, torch.is_grad_enabled(), input.device, input.dtype, input.shape, type(input))
     choice: Choice | None = problem.choices.get(key)
     if choice is None:
         if len(problem.choices) >= _CHOICES_KEPT:

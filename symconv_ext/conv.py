@@ -18,17 +18,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import init
 from torch.nn.modules.conv import _ConvNd
 
-from . import reference
+from . import packs, reference
 from .convolve import convolve, convolve_transposed
 from .problem import Problem, Size, per_dimension
 from .symmetry import Symmetry
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 SymmetrySpec = Symmetry | Mapping[str, int | str] | None
 
@@ -61,6 +64,7 @@ class SymmetricLayer(_ConvNd):
     symmetry: Symmetry
     share_bias: bool
     _problem: Problem | None = None
+    _pack: packs.Pack | None = None
 
     def _reduce(self, problem: Problem, share_bias: bool, device: Any, dtype: Any) -> None:
         """Replaces the dense parameters that torch.nn has made on the meta device."""
@@ -94,10 +98,36 @@ class SymmetricLayer(_ConvNd):
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
         if name in _GEOMETRY:
-            self.__dict__["_problem"] = None
+            self.__dict__["_problem"] = self.__dict__["_pack"] = None
+        elif name == "weight":
+            self.__dict__["_pack"] = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_problem"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_problem", "_pack")}
+
+    def prepack(self) -> None:
+        """Keeps the weight in the form that the kernels read; see :func:`symconv_ext.prepack`."""
+        weight = self._parameters.get("weight")
+        self._pack = None if weight is None or weight.is_meta else packs.Pack(self.problem, weight)
+
+    def _usable_pack(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> packs.Pack | None:
+        """The pack, where this call may use it; dropped if the weight has changed or may be trained."""
+        pack = self._pack
+        if pack is None:
+            return None
+        if not pack.stands_for(weight) or (torch.is_grad_enabled() and weight.requires_grad):
+            self._pack = None
+            return None
+        return None if packs.records_gradient(input, weight, bias) else pack
+
+    def train(self, mode: bool = True) -> Self:
+        if mode:
+            self._pack = None
+        return super().train(mode)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:
+        self._pack = None
+        return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def channel_bias(self) -> Tensor | None:
         """One bias per output channel, ``(out_channels,)``, or None."""
@@ -140,6 +170,7 @@ class SymmetricLayer(_ConvNd):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
+        self._pack = None
         name = prefix + "bias"
         loaded, own = state_dict.get(name), self.bias
         if (
@@ -242,7 +273,10 @@ class _SymmetricConv(SymmetricLayer):
         self._reduce(problem, share_bias, device, dtype)
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return convolve(self.problem, input, weight, self.channel_bias() if self.share_bias else bias)
+        if self.share_bias:
+            bias = self.channel_bias()
+        pack = self._pack and self._usable_pack(input, weight, bias)
+        return convolve(self.problem, input, weight, bias, pack)
 
 
 class _SymmetricConvTranspose(SymmetricLayer):
@@ -303,7 +337,9 @@ class _SymmetricConvTranspose(SymmetricLayer):
         output_padding = None
         if output_size is not None:
             output_padding = self.problem.output_padding_for(input.shape, output_size)
-        return convolve_transposed(self.problem, input, self.weight, self.channel_bias(), output_padding)
+        weight, bias = self.weight, self.channel_bias()
+        pack = self._pack and self._usable_pack(input, weight, bias)
+        return convolve_transposed(self.problem, input, weight, bias, output_padding, pack)
 
 
 class SymmetricConv1d(_SymmetricConv, nn.Conv1d):

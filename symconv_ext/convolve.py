@@ -9,21 +9,29 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import autograd, backends, checks, reference
+from .packs import Pack
 from .problem import Problem
 
 
-def convolve(problem: Problem, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def convolve(
+    problem: Problem, input: Tensor, weight: Tensor, bias: Tensor | None, pack: Pack | None = None
+) -> Tensor:
     """The convolution ``problem`` of an input, batched or not, with a reduced weight.
 
-    ``bias`` has ``out_channels`` values. Raises ``RuntimeError`` for tensors that do not fit the problem.
+    ``bias`` has ``out_channels`` values. ``pack`` may stand for the weight in this call. Raises
+    ``RuntimeError`` for tensors that do not fit the problem.
     """
     if input.dim() == problem.rank + 1:
-        return convolve(problem, input.unsqueeze(0), weight, bias).squeeze(0)
+        return convolve(problem, input.unsqueeze(0), weight, bias, pack).squeeze(0)
     try:
         if _autocast_is_on(input):
             input, weight, bias = _autocast(input, weight, bias)
         padded = input if problem.pad is None else F.pad(input, problem.pad, mode=problem.pad_mode)
         choice = backends.choose(problem, padded)
+        if pack is not None:
+            output = pack.convolve(problem, choice.native, padded, weight, bias)
+            if output is not None:
+                return output
         if choice.native:
             return autograd.fprop(padded, weight, bias, *problem.args, backends.allow_tf32(padded))
         return reference.fprop(padded, weight, bias, *problem.args, choice.mirror)
@@ -38,15 +46,21 @@ def convolve_transposed(
     weight: Tensor,
     bias: Tensor | None,
     output_padding: Sequence[int] | None = None,
+    pack: Pack | None = None,
 ) -> Tensor:
     """The transposed convolution ``problem``, as :func:`convolve`; ``output_padding`` only for this call."""
     if input.dim() == problem.rank + 1:
-        return convolve_transposed(problem, input.unsqueeze(0), weight, bias, output_padding).squeeze(0)
+        batched = input.unsqueeze(0)
+        return convolve_transposed(problem, batched, weight, bias, output_padding, pack).squeeze(0)
     try:
         if _autocast_is_on(input):
             input, weight, bias = _autocast(input, weight, bias)
         size = (input.size(0), problem.out_channels, *problem.output_size(input.shape[2:], output_padding))
         choice = backends.choose(problem, input)
+        if pack is not None:
+            output = pack.convolve_transposed(problem, choice.native, input, weight, bias, size)
+            if output is not None:
+                return output
         if choice.native:
             return autograd.dgrad(input, weight, bias, size, *problem.args, backends.allow_tf32(input))
         return reference.dgrad(input, weight, bias, size, *problem.args, choice.mirror)

@@ -14,10 +14,11 @@ import torch
 
 from .problem import Problem
 
+NO_FOLD = "its input gradient has no fast kernel: the taps that reach a point are not mirror images"
 ONE_TAP = "the kernel has one tap, so that all filters of an orbit are equal and there is nothing to fold"
 FEW_FILTERS = "the blocks have so few orbits that they leave most of the kernel's tiles empty"
 SMALL = "the whole convolution is so small that the calls around it cost more than the work"
-EXCEPTIONS = (ONE_TAP, FEW_FILTERS, SMALL)
+EXCEPTIONS = (NO_FOLD, ONE_TAP, FEW_FILTERS, SMALL)
 
 # Reduced filters that a CPU micro-kernel computes at once; a block costs as much as whole tiles.
 _TILE = 6
@@ -25,6 +26,8 @@ _TILE = 6
 _FEW_CHANNELS = 8
 # Multiplications that take about as long as what one call of an operator costs before it computes.
 _SMALL = 100_000
+# The same where no weight has to be mirrored.
+_SMALL_WITHOUT_MIRROR = 1 << 20
 
 
 def why_dense(
@@ -35,6 +38,8 @@ def why_dense(
     ``size`` is that of the input, batch and channels included, or None for a decision that holds for every
     size.
     """
+    if device.type == "cpu" and not problem.dgrad_folds and (problem.transposed or torch.is_grad_enabled()):
+        return NO_FOLD
     if device.type != "cpu" or dtype != torch.float32:
         return None
     if math.prod(problem.kernel_size) == 1:
@@ -53,3 +58,13 @@ def _multiplications(problem: Problem, size: tuple[int, ...]) -> int:
     points = math.prod(size[2:]) if problem.transposed else math.prod(problem.output_size(size[2:]))
     filters = problem.in_channels * problem.out_channels // problem.groups
     return size[0] * points * filters * math.prod(problem.kernel_size)
+
+
+def prefers_kept_dense(problem: Problem, size: tuple[int, ...]) -> bool:
+    """Whether the dense path is faster for an input of this size where a mirrored weight is kept.
+
+    One input channel in a group is too little to fold; small convolutions cost what their calls cost.
+    """
+    if problem.in_channels == problem.groups:
+        return True
+    return _multiplications(problem, size) < _SMALL_WITHOUT_MIRROR

@@ -137,10 +137,74 @@ def _fake_mirror(weight: Tensor, groups: int, orbits: Sequence[int], transposed:
     return _empty(size, weight, weight)
 
 
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What the CPU kernels compute in, and the dtype of a pack."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _fake_pack(
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    orbits: Sequence[int],
+    transposed: bool,
+) -> Tensor:
+    # How many numbers there are, none in some problems, only the kernels know.
+    size = torch.library.get_ctx().new_dynamic_size()
+    return weight.new_empty(size, dtype=compute_dtype(weight.dtype))
+
+
+def _fake_fprop_packed(
+    input: Tensor,
+    packed: Tensor,
+    bias: Tensor | None,
+    weight_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    orbits: Sequence[int],
+    channels_last: bool,
+) -> Tensor:
+    size = [
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, k, s, p, d in zip(input.shape[2:], weight_size[2:], stride, padding, dilation, strict=True)
+    ]
+    return _packed_result(input, (input.size(0), filters_of(orbits), *size), channels_last)
+
+
+def _fake_dgrad_packed(
+    grad_output: Tensor,
+    packed: Tensor,
+    bias: Tensor | None,
+    weight_size: Sequence[int],
+    input_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    orbits: Sequence[int],
+    channels_last: bool,
+) -> Tensor:
+    return _packed_result(grad_output, input_size, channels_last)
+
+
+def _packed_result(source: Tensor, size: Sequence[int], channels_last: bool) -> Tensor:
+    format = output_format(source, source)
+    if channels_last and source.dim() > 3:
+        format = torch.channels_last if source.dim() == 4 else torch.channels_last_3d
+    return torch.empty(size, dtype=source.dtype, device=source.device, memory_format=format)
+
+
 fprop: Any = None
 dgrad: Any = None
 wgrad: Any = None
 mirror: Any = None
+pack: Any = None
+fprop_packed: Any = None
+dgrad_packed: Any = None
 if LOADED:
     fprop = torch.ops.symconv_ext.fprop.default
     dgrad = torch.ops.symconv_ext.dgrad.default
@@ -150,3 +214,9 @@ if LOADED:
     torch.library.register_fake(dgrad, _fake_dgrad)
     torch.library.register_fake(wgrad, _fake_wgrad)
     torch.library.register_fake(mirror, _fake_mirror)
+    pack = torch.ops.symconv_ext.pack.default
+    fprop_packed = torch.ops.symconv_ext.fprop_packed.default
+    dgrad_packed = torch.ops.symconv_ext.dgrad_packed.default
+    torch.library.register_fake(pack, _fake_pack)
+    torch.library.register_fake(fprop_packed, _fake_fprop_packed)
+    torch.library.register_fake(dgrad_packed, _fake_dgrad_packed)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import gcd
 from operator import index
 from typing import Any
 
-from .symmetry import Symmetry
+from .symmetry import BLOCK_MASKS, Symmetry
 
 Size = int | Iterable[int]
+
+#: a transposed layer of a larger stride has no pack, which has a part for each residue modulo the stride
+MOST_PACKED_STRIDE = 16
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
@@ -127,6 +131,29 @@ class Problem:
             raise ValueError(f"padding: expected numbers, 'same' or 'valid', got {padding!r}")
         both = per_dimension("padding", padding, self.rank, 0)
         return both, both
+
+    @property
+    def dgrad_folds(self) -> bool:
+        """Whether the CPU kernels have a fast dgrad for this geometry.
+
+        They compute it one residue of the input point modulo the stride after the other, with the taps that
+        reach it. Along a mirrored axis those must be mirror images of one another: all taps, every second one
+        of an odd kernel, or the single tap of a kernel of one.
+        """
+        axes = 0
+        for mask, orbits in zip(BLOCK_MASKS, self.orbits, strict=True):
+            axes |= mask if orbits else 0
+        for axis in range(self.rank):
+            k, s, d = (n[-1 - axis] for n in (self.kernel_size, self.stride, self.dilation))
+            step = s // gcd(s, d)  # between taps that reach the same residue
+            if axes >> axis & 1 and k > 1 and step > 1 and (step != 2 or k % 2 == 0):
+                return False
+        return True
+
+    @property
+    def has_pack(self) -> bool:
+        """Whether the forward pass has packed weights on a CPU."""
+        return not self.transposed or (self.dgrad_folds and max(self.stride) <= MOST_PACKED_STRIDE)
 
     @property
     def groups(self) -> int:

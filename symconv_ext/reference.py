@@ -128,6 +128,19 @@ def fprop(
 ) -> Tensor:
     """``(N, B, *input)`` and the reduced weight of ``(A, B/groups, *kernel)`` to ``(N, A, *output)``."""
     dense = mirror(weight, groups, orbits, transposed)
+    return dense_fprop(input, dense, bias, stride, padding, dilation, groups)
+
+
+def dense_fprop(
+    input: Tensor,
+    dense: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """:func:`fprop` with the mirrored weight."""
     return _CONV[len(stride)](input, dense, bias, stride, padding, dilation, groups)
 
 
@@ -146,10 +159,24 @@ def dgrad(
 ) -> Tensor:
     """``(N, A, *output)`` and the reduced weight of ``(A, B/groups, *kernel)`` to ``(N, B, *input)``."""
     dense = mirror(weight, groups, orbits, transposed)
+    return dense_dgrad(grad_output, dense, bias, input_size, stride, padding, dilation, groups)
+
+
+def dense_dgrad(
+    grad_output: Tensor,
+    dense: Tensor,
+    bias: Tensor | None,
+    input_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """:func:`dgrad` with the mirrored weight."""
     output_padding = [
         size - ((out - 1) * s - 2 * p + d * (k - 1) + 1)
         for size, out, s, p, d, k in zip(
-            input_size[2:], grad_output.shape[2:], stride, padding, dilation, weight.shape[2:], strict=True
+            input_size[2:], grad_output.shape[2:], stride, padding, dilation, dense.shape[2:], strict=True
         )
     ]
     return _CONV_TRANSPOSE[len(stride)](

@@ -44,6 +44,20 @@ void dgrad(const Problem&, const Tensor& grad_output, const Tensor& weight, cons
 // grad_output (N, A, *output), input (N, B, *input) -> grad_weight, in the reduced weight's shape
 void wgrad(const Problem&, const Tensor& grad_output, const Tensor& input, const Tensor& grad_weight,
            const Threads&);
+
+// The same from packed weights: see packed.h. A pack is made for one of the two and fits every problem that
+// differs only in batch, input and output. The stride must be the one that the pack was made with.
+enum class Pass { kFprop, kDgrad };
+// Elements of a pack, float64 ones for float64 and float32 ones otherwise; 0 where there is no packed form.
+int64_t pack_elements(const Problem&, Pass, DType);
+void pack(const Problem&, Pass, const Tensor& weight, void* packed, const Threads&);
+// Whether `packed`, of `elements` elements, was made for such a problem, by kernels like those in use.
+bool fits(const Problem&, Pass, const void* packed, int64_t elements, DType);
+void fprop_packed(const Problem&, const Tensor& input, const void* packed, const Tensor& bias,
+                  const Tensor& output, const Threads&);
+void dgrad_packed(const Problem&, const Tensor& grad_output, const void* packed, const Tensor& bias,
+                  const Tensor& grad_input, const Threads&);
+
 // weight -> dense (A, B/groups, *kernel), mirrored
 void mirror(const Problem&, const Tensor& weight, const Tensor& dense, const Threads&);
 

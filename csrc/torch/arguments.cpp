@@ -250,14 +250,33 @@ void drop_ineffective(Problem& p) {
 
 }  // namespace
 
-void check_tensors(const Argument& first, const Argument& second) {
-  if (!is_supported(first.tensor.scalar_type())) {
-    fail(first.name, ": expected dtype float32, float64, float16 or bfloat16, got ",
-         dtype_text(first.tensor.scalar_type()), "; convert it with .to(dtype)");
+void check_tensor(const Argument& argument) {
+  if (!is_supported(argument.tensor.scalar_type())) {
+    fail(argument.name, ": expected dtype float32, float64, float16 or bfloat16, got ",
+         dtype_text(argument.tensor.scalar_type()), "; convert it with .to(dtype)");
   }
+  check_storage(argument);
+}
+
+void check_tensors(const Argument& first, const Argument& second) {
+  check_tensor(first);
   check_alike(second, first);
-  check_storage(first);
   check_storage(second);
+}
+
+void check_packed(const Tensor& packed, const Argument& like) {
+  const ScalarType expected =
+      like.tensor.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  if (packed.scalar_type() != expected || packed.dim() != 1 || !packed.is_contiguous()) {
+    fail("packed: expected a pack of ", dtype_text(expected), " numbers, which ", like.name, " of dtype ",
+         dtype_text(like.tensor.scalar_type()), " needs, got ", dtype_text(packed.scalar_type()), " of size ",
+         text(packed.sizes()), "; make it with torch.ops.symconv_ext.pack");
+  }
+  if (!(packed.device() == like.tensor.device())) {
+    fail("packed: expected a tensor on ", device_text(like.tensor), " like ", like.name, ", got one on ",
+         device_text(packed), "; pack the weight anew");
+  }
+  check_storage({"packed", packed});
 }
 
 void check_bias(const std::optional<Tensor>& bias, int64_t channels, const Argument& like) {
@@ -271,10 +290,10 @@ void check_bias(const std::optional<Tensor>& bias, int64_t channels, const Argum
   check_storage(argument);
 }
 
-Problem fprop_problem(const Tensor& input, const Tensor& weight, const Geometry& geometry) {
-  const Ints sizes = input.sizes().vec(), weight_size = weight.sizes().vec();
-  const int rank = static_cast<int>(weight_size.size()) - 2;
-  Problem p = weight_problem("weight", weight_size, geometry.groups, geometry.orbits, geometry.transposed);
+Problem fprop_problem(const Tensor& input, const WeightSize& weight, const Geometry& geometry) {
+  const Ints sizes = input.sizes().vec();
+  const int rank = static_cast<int>(weight.size.size()) - 2;
+  Problem p = weight_problem(weight.name, weight.size, geometry.groups, geometry.orbits, geometry.transposed);
   fill_geometry(p, geometry, rank);
   fill_input(p, "input", sizes, rank);
   for (int d = 0; d < kAxes; ++d) {
@@ -291,11 +310,10 @@ Problem fprop_problem(const Tensor& input, const Tensor& weight, const Geometry&
   return p;
 }
 
-Problem dgrad_problem(const Tensor& grad_output, const Tensor& weight, const Ints& input_size,
+Problem dgrad_problem(const Tensor& grad_output, const WeightSize& weight, const Ints& input_size,
                       const Geometry& geometry) {
-  const Ints weight_size = weight.sizes().vec();
-  const int rank = static_cast<int>(weight_size.size()) - 2;
-  Problem p = weight_problem("weight", weight_size, geometry.groups, geometry.orbits, geometry.transposed);
+  const int rank = static_cast<int>(weight.size.size()) - 2;
+  Problem p = weight_problem(weight.name, weight.size, geometry.groups, geometry.orbits, geometry.transposed);
   fill_geometry(p, geometry, rank);
   fill_input(p, "input_size", input_size, rank);
   fill_output(p, "input_size", input_size, grad_output.sizes().vec(), rank);
@@ -314,6 +332,19 @@ Problem wgrad_problem(const Tensor& grad_output, const Tensor& input, const Ints
   fill_output(p, "input", sizes, grad_output.sizes().vec(), rank);
   drop_ineffective(p);
   return p;
+}
+
+Problem pack_problem(const Tensor& weight, const Geometry& geometry) {
+  const Ints size = weight.sizes().vec();
+  Problem p = weight_problem("weight", size, geometry.groups, geometry.orbits, geometry.transposed);
+  fill_geometry(p, geometry, static_cast<int>(size.size()) - 2);
+  for (int d = 0; d < kAxes; ++d) reach(p, d);  // or an error
+  return p;
+}
+
+void keep_stride(Problem& p, const Geometry& geometry) {
+  const int rank = static_cast<int>(geometry.stride.size());
+  for (int d = 0; d < rank; ++d) p.stride[kAxes - rank + d] = geometry.stride[d];
 }
 
 Problem mirror_problem(const Tensor& weight, int64_t groups, const Ints& orbits, bool transposed) {

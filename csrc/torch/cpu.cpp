@@ -31,7 +31,24 @@ class Cpu {
     cpu::mirror(p, weight, dense, threads_);
   }
 
+  int64_t pack_elements(const Problem& p, cpu::DType dtype) const {
+    return cpu::pack_elements(p, forward(p), dtype);
+  }
+  void pack(const Problem& p, const View& weight, void* packed) const {
+    cpu::pack(p, forward(p), weight, packed, threads_);
+  }
+  bool fits(const Problem& p, cpu::DType dtype, const void* packed, int64_t elements) const {
+    return cpu::fits(p, forward(p), packed, elements, dtype);
+  }
+  void forward_packed(const Problem& p, const View& input, const void* packed, const View& bias,
+                      const View& output) const {
+    const auto run = p.transposed ? cpu::dgrad_packed : cpu::fprop_packed;
+    run(p, input, packed, bias, output, threads_);
+  }
+
  private:
+  static cpu::Pass forward(const Problem& p) { return p.transposed ? cpu::Pass::kDgrad : cpu::Pass::kFprop; }
+
   cpu::Threads threads_;
 };
 
@@ -42,6 +59,9 @@ STABLE_TORCH_LIBRARY_IMPL(symconv_ext, CPU, library) {
   library.impl("dgrad", TORCH_BOX(&Operators<Cpu>::dgrad));
   library.impl("wgrad", TORCH_BOX(&Operators<Cpu>::wgrad));
   library.impl("mirror", TORCH_BOX(&Operators<Cpu>::mirror));
+  library.impl("pack", TORCH_BOX(&Operators<Cpu>::pack));
+  library.impl("fprop_packed", TORCH_BOX(&Operators<Cpu>::fprop_packed));
+  library.impl("dgrad_packed", TORCH_BOX(&Operators<Cpu>::dgrad_packed));
 }
 
 }  // namespace symconv::binding

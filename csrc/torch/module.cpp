@@ -13,8 +13,8 @@
 #define CUDART_VERSION 0
 #endif
 
-#define SYMCONV_GEOMETRY \
-  "SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups, int[] orbits, bool transposed"
+#define SYMCONV_SIZES "SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups, int[] orbits"
+#define SYMCONV_GEOMETRY SYMCONV_SIZES ", bool transposed"
 
 STABLE_TORCH_LIBRARY(symconv_ext, library) {
   library.def("fprop(Tensor input, Tensor weight, Tensor? bias, " SYMCONV_GEOMETRY
@@ -23,6 +23,12 @@ STABLE_TORCH_LIBRARY(symconv_ext, library) {
               ", bool allow_tf32) -> Tensor");
   library.def("wgrad(Tensor grad_output, Tensor input, SymInt[] weight_size, " SYMCONV_GEOMETRY
               ", bool allow_tf32) -> Tensor");
+  library.def("pack(Tensor weight, " SYMCONV_GEOMETRY ") -> Tensor");
+  library.def("fprop_packed(Tensor input, Tensor packed, Tensor? bias, SymInt[] weight_size, " SYMCONV_SIZES
+              ", bool channels_last) -> Tensor");
+  library.def(
+      "dgrad_packed(Tensor grad_output, Tensor packed, Tensor? bias, SymInt[] weight_size, SymInt[] "
+      "input_size, " SYMCONV_SIZES ", bool channels_last) -> Tensor");
   library.def("mirror(Tensor weight, SymInt groups, int[] orbits, bool transposed) -> Tensor");
 }
 

@@ -3,7 +3,12 @@
 // A Device is made from a tensor and has the kernels of one kind of device:
 //     using View = ...;  the kernels' tensor type: data, dtype, strides of (batch, channels, z, v, h)
 //     void fprop(const Problem&, View input, View weight, View bias, View output, bool allow_tf32) const;
-// and dgrad, wgrad and mirror alike. It never sees an empty batch.
+// and dgrad, wgrad and mirror alike. It never sees an empty batch. One that has packs has besides
+//     int64_t pack_elements(const Problem&, DType) const;
+//     void pack(const Problem&, View weight, void* packed) const;
+//     bool fits(const Problem&, DType, const void* packed, int64_t elements) const;
+//     void forward_packed(const Problem&, View input, const void* packed, View bias, View output) const;
+// for the forward pass of the problem's layer: dgrad if it is transposed, else fprop.
 #pragma once
 
 #include "arguments.h"
@@ -18,7 +23,8 @@ class Operators {
                       const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups,
                       const Ints& orbits, bool transposed, bool allow_tf32) {
     check_tensors({"input", input}, {"weight", weight});
-    const Problem p = fprop_problem(input, weight, {stride, padding, dilation, groups, orbits, transposed});
+    const Problem p = fprop_problem(input, {"weight", weight.sizes().vec()},
+                                    {stride, padding, dilation, groups, orbits, transposed});
     check_bias(bias, p.a_channels, {"input", input});
     Ints size{p.batch, p.a_channels};
     size.insert(size.end(), p.output + (kAxes - stride.size()), p.output + kAxes);
@@ -34,7 +40,7 @@ class Operators {
                       const Ints& input_size, const Ints& stride, const Ints& padding, const Ints& dilation,
                       int64_t groups, const Ints& orbits, bool transposed, bool allow_tf32) {
     check_tensors({"grad_output", grad_output}, {"weight", weight});
-    const Problem p = dgrad_problem(grad_output, weight, input_size,
+    const Problem p = dgrad_problem(grad_output, {"weight", weight.sizes().vec()}, input_size,
                                     {stride, padding, dilation, groups, orbits, transposed});
     check_bias(bias, p.b_channels, {"grad_output", grad_output});
     const Tensor grad_input = new_result(
@@ -73,9 +79,63 @@ class Operators {
     return dense;
   }
 
+  // A pack of the weight for the forward pass of its layer, one-dimensional; empty where there is none.
+  static Tensor pack(const Tensor& weight, const Ints& stride, const Ints& padding, const Ints& dilation,
+                     int64_t groups, const Ints& orbits, bool transposed) {
+    check_tensor({"weight", weight});
+    const Problem p = pack_problem(weight, {stride, padding, dilation, groups, orbits, transposed});
+    const Device device(weight);
+    const int64_t elements = device.pack_elements(p, element_type(weight));
+    const Tensor packed = new_numbers(weight, elements);
+    if (elements > 0) device.pack(p, read(weight), packed.mutable_data_ptr());
+    return packed;
+  }
+
+  static Tensor fprop_packed(const Tensor& input, const Tensor& packed, const std::optional<Tensor>& bias,
+                             const Ints& weight_size, const Ints& stride, const Ints& padding,
+                             const Ints& dilation, int64_t groups, const Ints& orbits, bool channels_last) {
+    check_tensor({"input", input});
+    const Geometry geometry{stride, padding, dilation, groups, orbits, false};
+    const Problem p = fprop_problem(input, {"weight_size", weight_size}, geometry);
+    check_bias(bias, p.a_channels, {"input", input});
+    Ints size{p.batch, p.a_channels};
+    size.insert(size.end(), p.output + (kAxes - stride.size()), p.output + kAxes);
+    return forward_packed(p, input, {"input", input}, packed, bias, size, channels_last);
+  }
+
+  static Tensor dgrad_packed(const Tensor& grad_output, const Tensor& packed,
+                             const std::optional<Tensor>& bias, const Ints& weight_size,
+                             const Ints& input_size, const Ints& stride, const Ints& padding,
+                             const Ints& dilation, int64_t groups, const Ints& orbits, bool channels_last) {
+    check_tensor({"grad_output", grad_output});
+    const Geometry geometry{stride, padding, dilation, groups, orbits, true};
+    Problem p = dgrad_problem(grad_output, {"weight_size", weight_size}, input_size, geometry);
+    keep_stride(p, geometry);
+    check_bias(bias, p.b_channels, {"grad_output", grad_output});
+    return forward_packed(p, grad_output, {"grad_output", grad_output}, packed, bias, input_size,
+                          channels_last);
+  }
+
  private:
   using View = typename Device::View;
   using DType = decltype(View::dtype);
+
+  static Tensor forward_packed(const Problem& p, const Tensor& source, const Argument& name,
+                               const Tensor& packed, const std::optional<Tensor>& bias, const Ints& size,
+                               bool channels_last) {
+    check_packed(packed, name);
+    const Device device(source);
+    const void* numbers = packed.const_data_ptr();
+    if (!device.fits(p, element_type(source), numbers, packed.numel())) {
+      fail(
+          "packed: expected a pack that torch.ops.symconv_ext.pack made with these arguments on a machine "
+          "with the CPU kernels in use here, got another one of ",
+          packed.numel(), " numbers; pack the weight anew (symconv_ext.prepack)");
+    }
+    const Tensor result = new_result(source, size, channels_last || suggests_channels_last(source));
+    if (p.batch > 0) device.forward_packed(p, read(source), numbers, read_bias(bias, source), write(result));
+    return result;
+  }
 
   // Other dtypes do not pass the checks.
   static DType element_type(const Tensor& tensor) {

@@ -46,4 +46,19 @@ Tensor new_result(const Tensor& like, const Ints& sizes, bool channels_last) {
   return Tensor(handle);
 }
 
+Tensor new_numbers(const Tensor& like, int64_t count) {
+  const int32_t dtype =
+      like.scalar_type() == ScalarType::Double ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32();
+  int32_t device_type = 0, device_index = 0;
+  const int64_t stride = 1;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
+  AtenTensorHandle handle = nullptr;
+  if (aoti_torch_empty_strided(1, &count, &stride, dtype, device_type, device_index, &handle) !=
+      TORCH_SUCCESS) {
+    fail("packed: could not allocate ", count, " numbers");
+  }
+  return Tensor(handle);
+}
+
 }  // namespace symconv::binding

@@ -18,4 +18,8 @@ bool suggests_channels_last(const Tensor& tensor);
 // A new tensor of dtype and device of `like`, dense, in one of the two formats. `sizes` has 3 to 5 entries.
 Tensor new_result(const Tensor& like, const Ints& sizes, bool channels_last);
 
+// A new one-dimensional tensor of the numbers that the kernels compute in: float64 for a float64 `like`, else
+// float32.
+Tensor new_numbers(const Tensor& like, int64_t count);
+
 }  // namespace symconv::binding
