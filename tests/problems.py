@@ -387,6 +387,8 @@ def _layouts() -> Iterator[Problem]:
     yield problem(
         "channels-last-weight", 12, 3, (4, 5, 6), 3, MIXED[3], padding=1, weight_layout="channels_last"
     )
+    yield problem("one-channel-one-point", 10, 1, (1, 1), 1, MIXED2)  # every size but the batch is 1
+    yield problem("one-channel-one-point", 12, 1, (1, 1, 1), 1, MIXED[3])
     for layout in ("channels_last", "odd"):
         yield problem(f"{layout}-stride-2", 10, 3, (9, 8), 3, MIXED2, stride=2, padding=1, layout=layout)
         yield problem(f"{layout}-groups-3", 18, 6, (6, 5), 3, {"hv": 12}, padding=1, groups=3, layout=layout)
