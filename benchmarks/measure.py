@@ -39,6 +39,7 @@ class Symmetric(Contender):
 
     def prepack(self) -> None:
         self.module = prepacked(self.module)
+        self.parameters = list(self.module.parameters())
 
     def dgrad(self, i: int) -> Tensor:
         return self.operators.dgrad(
