@@ -168,8 +168,8 @@ MUTANTS = [
         "plain-mirror",
         "fprop-plain",
         "cuda/plain_kernels.cuh",
-        "g & axis_bit(d) ? p.kernel[d] - 1 - tap[d] : tap[d]",
-        "tap[d]",
+        "(g & axis_bit(d) ? p.kernel[d] - 1 - tap[d] : tap[d]) * strides",
+        "tap[d] * strides",
         PLAIN,
     ),
     Mutant(
@@ -197,7 +197,7 @@ dtype = torch.float64 if plain else torch.float16
 # More stages than are in flight, tails everywhere.
 options = {"padding": 1, "batch": 1, "layout": "channels_last"}
 p = {
-    "fprop": problem("mutant", 36, 72, (9, 17), 3, {"hv": 24, "h": 6}, **options),
+    "fprop": problem("mutant", 35, 72, (9, 17), 3, {"hv": 24, "h": 6}, **options),
     "dgrad": problem("mutant", 168, 8, (9, 17), 3, {"hv": 160, "h": 6}, **options),
     "wgrad": problem("mutant", 6, 8, (24, 40), 3, {"hv": 4, "h": 2}, **options),
 }[operator]

@@ -25,8 +25,7 @@ bool plan_stages(const Convolution& c, DType dtype, int axes, int stage_steps, i
   const int64_t taps = c.shape.taps();
   const int64_t weights = stage_steps * taps * (filter_tiles(axes) / 2) * kWarpSize * 16;
   plan.row_bytes = stage_steps * kStepBytes + 16;
-  const int64_t tables = divide_up(taps, 4) * 16 + 16;
-  const int64_t left = most - tables - stages * weights;
+  const int64_t left = most - stages * weights;
   if (left <= 0) return false;
   if (!choose_tile(c.shape, kTilePointsLog2, left / (stages * plan.row_bytes + 4) - 15, plan.tile))
     return false;
@@ -36,7 +35,7 @@ bool plan_stages(const Convolution& c, DType dtype, int axes, int stage_steps, i
       static_cast<int>(divide_up(c.source_channels(), step_channels(dtype) * stage_steps) * stage_steps);
   plan.patch_bytes = plan.tile.padded_positions() * plan.row_bytes;
   plan.stage_bytes = plan.patch_bytes + weights;
-  plan.shared_bytes = divide_up(taps, 4) * 16 + plan.tile.padded_positions() * 4 + stages * plan.stage_bytes;
+  plan.shared_bytes = plan.tile.padded_positions() * 4 + stages * plan.stage_bytes;
   return plan.shared_bytes <= most;
 }
 
@@ -64,6 +63,12 @@ bool offsets_fit(const TileGeometry& tile, const SourceView& source) {
   return most + source.channels < INT32_MAX;
 }
 
+// Whether a warp's points are two neighbouring rows of 16 that three taps along v read in neighbouring rows.
+bool shares_rows(int mask, const TileGeometry& tile) {
+  return mask == (kH | kV) && tile.kernel[1] == 3 && tile.stride[1] == 1 && tile.dilation[1] == 1 &&
+         tile.log2[3] == 4 && tile.log2[2] >= 1;
+}
+
 template <typename Visit>
 void for_each_block(const Convolution& c, Visit&& visit) {
   const ChannelMap map(c.shape);
@@ -77,7 +82,7 @@ void for_each_block(const Convolution& c, Visit&& visit) {
 bool takes(const Convolution& c, DType dtype, bool allow_tf32) {
   if (c.shape.transposed) return false;
   if (dtype == DType::kFloat64 || (dtype == DType::kFloat32 && !allow_tf32)) return false;
-  if (c.shape.taps() > 4096) return false;
+  if (c.shape.taps() > kMostTaps) return false;
   bool all = true;
   for_each_block(c, [&](const Block& block) {
     Plan plan{};
@@ -124,8 +129,17 @@ void run(const Convolution& c, DType dtype, const SourceView& source, const Tens
     fold_shape.threads = kFoldThreads;
     fold_shape.blocks[0] = divide_up(fold.words, kFoldThreads);
 
-    TiedResultArguments q{plan.tile, TapOrbits(block.mask, c.shape.kernel)};
-    for (int d = 0; d < block.size(); ++d) q.tap_orbits[d] = q.taps.orbits(subset(block.mask, d));
+    const TapOrbits taps(block.mask, c.shape.kernel);
+    TiedResultArguments q{};
+    q.tile = plan.tile;
+    q.taps = taps.taps();
+    for (int i = 0; i < q.taps; ++i) {
+      const Coefficient t = taps.coefficient(i);
+      q.tap_offset[i] = plan.tile.tap_offset(t.tap, t.parity) * static_cast<int>(plan.row_bytes);
+    }
+    for (int d = 0; d < block.size(); ++d) q.tap_orbits[d] = taps.orbits(subset(block.mask, d));
+    q.row_pitch = plan.tile.columns(2) * static_cast<int>(plan.row_bytes);
+    const bool shared_rows = shares_rows(block.mask, plan.tile);
     q.source = source;
     q.weights = memory;
     q.group_weights = plan.group_words;
@@ -152,11 +166,11 @@ void run(const Convolution& c, DType dtype, const SourceView& source, const Tens
     shape.shared_bytes = plan.shared_bytes;
 
     if (dtype == DType::kFloat16) {
-      launch_float16(c, fold_shape, fold, memory, axes, shape, q, stream);
+      launch_float16(c, fold_shape, fold, memory, axes, shared_rows, shape, q, stream);
     } else if (dtype == DType::kBFloat16) {
-      launch_bfloat16(c, fold_shape, fold, memory, axes, shape, q, stream);
+      launch_bfloat16(c, fold_shape, fold, memory, axes, shared_rows, shape, q, stream);
     } else {
-      launch_tf32(c, fold_shape, fold, memory, axes, shape, q, stream);
+      launch_tf32(c, fold_shape, fold, memory, axes, shared_rows, shape, q, stream);
     }
     memory += fold.words;
   });

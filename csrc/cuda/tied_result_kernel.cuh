@@ -7,7 +7,7 @@
 // and multiplies each coefficient into the slot of its parity. The epilogue turns the slots of every orbit
 // into its channels, adds the bias and stores.
 //
-// Shared memory: [tap offsets][position offsets][stage 0][stage 1]; a stage is the patch, rows of one
+// Shared memory: [position offsets][stage 0][stage 1]; a stage is the patch, rows of one
 // position each, 16 bytes longer than the channels that they hold (so that eight neighbours lie in different
 // banks), then the weights.
 #pragma once
@@ -20,6 +20,7 @@
 namespace symconv::cuda {
 
 constexpr int kTilePointsLog2 = 7;
+constexpr int kMostTaps = 128;  // whose offsets stand in the arguments, which costs shared memory nothing
 
 // Groups of 8 filters in a tile of a block whose orbits have `axes` axes: what fills the accumulators, but no
 // more than 8, so that a stage of weights stays small.
@@ -27,7 +28,8 @@ SYMCONV_HD constexpr int filter_tiles(int axes) { return axes == 0 ? 8 : 16 >> a
 
 struct TiedResultArguments {
   TileGeometry tile;
-  TapOrbits taps;
+  int taps;
+  int tap_offset[kMostTaps];  // bytes of the patch, in the order of TapOrbits
   int tap_orbits[kMaxOrbit];  // by the rank among the mask's subsets of the axes that they are paired along
   SourceView source;
   const Word4* weights;
@@ -36,6 +38,7 @@ struct TiedResultArguments {
   int steps, stage_steps,
       stages;  // steps of channels in all (whole stages) and in a stage; stages in flight, 1 or 2
   int stage_bytes, patch_bytes, row_bytes;
+  int row_pitch;  // bytes from one row of the patch to the next along v
   ResultView result;
   BiasView bias;
   int filters;                       // of the block, in a group
@@ -57,8 +60,8 @@ struct TiedResult {
   // two addresses.
   template <int D>
   static __device__ __forceinline__ void multiply(const TiedResultArguments& q, Accumulators& accumulators,
-                                                  const SharedAddress (&patch)[kPointTiles],
-                                                  SharedAddress& tap_offset, SharedAddress& weights) {
+                                                  const SharedAddress (&patch)[kPointTiles], int& tap,
+                                                  SharedAddress& weights) {
     constexpr int kTaps = orbit_size(D), kWordsOfTap = kFilterTiles / 2 * 16 * kWarpSize;
     // Eight taps of 32 points and the accumulators do not fit in the registers: 16 points at a time then.
     constexpr int kAtOnce = kTaps == 8 ? 1 : kPointTiles;
@@ -70,7 +73,7 @@ struct TiedResult {
         uint32_t raw[kTaps][kAtOnce][4];
 #pragma unroll
         for (int j = 0; j < kTaps; ++j) {
-          const uint32_t offset = load_shared<uint32_t>(tap_offset + 4 * j);
+          const uint32_t offset = static_cast<uint32_t>(q.tap_offset[tap + j]);
 #pragma unroll
           for (int m = 0; m < kAtOnce; ++m) load_matrices<4>(raw[j][m], patch[first + m] + offset);
         }
@@ -101,31 +104,134 @@ struct TiedResult {
         });
       }
       weights += kTaps * kWordsOfTap;
-      tap_offset += 4 * kTaps;
+      tap += kTaps;
+    }
+  }
+
+  // Multiplies one coefficient of 32 points into its slot; `operand(m)` gives the four words of 16 points.
+  template <int Slot, typename Operand>
+  static __device__ __forceinline__ void multiply_coefficient(Accumulators& accumulators,
+                                                              SharedAddress weights, Operand&& operand) {
+    uint32_t a[kPointTiles][4];
+#pragma unroll
+    for (int m = 0; m < kPointTiles; ++m) {
+#pragma unroll
+      for (int r = 0; r < 4; ++r) a[m][r] = operand(m, r);
+    }
+#pragma unroll
+    for (int pair = 0; pair < kFilterTiles / 2; ++pair) {
+      const Word4 b = load_shared<Word4>(weights + pair * 16 * kWarpSize);
+      const uint32_t low[2] = {b.word[0], b.word[1]}, high[2] = {b.word[2], b.word[3]};
+#pragma unroll
+      for (int m = 0; m < kPointTiles; ++m) {
+        mma<T>(accumulators[Slot][m][2 * pair], a[m], low);
+        mma<T>(accumulators[Slot][m][2 * pair + 1], a[m], high);
+      }
+    }
+  }
+
+  // One step of channels of a fold over h and v with three taps along v, for 2 x 16 points in neighbouring
+  // rows: rows v to v + 3 are loaded once and serve both rows of points, which saves a third of the loads.
+  // The same numbers as multiply() gives.
+  static __device__ __forceinline__ void multiply_rows(const TiedResultArguments& q,
+                                                       Accumulators& accumulators, SharedAddress patch,
+                                                       SharedAddress& weights) {
+    constexpr int kWordsOfTap = kFilterTiles / 2 * 16 * kWarpSize;
+    using Value = typename Element::Value;
+    // Coefficients before those paired along nothing, h, v, and both: one middle column if the width is odd,
+    // `pairs` pairs of columns.
+    const int middle = q.tap_orbits[0], pairs = q.tap_orbits[1];
+    const int paired_h = middle, paired_v = paired_h + 2 * pairs, paired_hv = paired_v + 2 * middle;
+    if (middle > 0) {
+      Value rows[4][4];
+      const SharedAddress column = patch + static_cast<uint32_t>(q.tap_offset[paired_v]);
+      load_rows<0>(rows, column, q.row_pitch);
+      multiply_coefficient<0>(accumulators, weights, [&](int m, int r) { return rows[1 + m][r].operand(); });
+      fold_rows(rows);
+      multiply_coefficient<0>(accumulators, weights + paired_v * kWordsOfTap,
+                              [&](int m, int r) { return rows[m][r].operand(); });
+      multiply_coefficient<2>(accumulators, weights + (paired_v + 1) * kWordsOfTap,
+                              [&](int m, int r) { return rows[2 + m][r].operand(); });
+    }
+    for (int o = 0; o < pairs; ++o) {
+      Value even[4][4], odd[4][4];
+      load_rows<1>(even, patch + static_cast<uint32_t>(q.tap_offset[paired_hv + 4 * o]), q.row_pitch);
+      load_rows<1>(odd, patch + static_cast<uint32_t>(q.tap_offset[paired_hv + 4 * o + 1]), q.row_pitch);
+#pragma unroll
+      for (int row = 0; row < 4; ++row) {
+#pragma unroll
+        for (int r = 0; r < 4; ++r) {
+          Value pair[2] = {even[row][r], odd[row][r]};
+          hadamard<2>(pair);
+          even[row][r] = pair[0];
+          odd[row][r] = pair[1];
+        }
+      }
+      const SharedAddress of_h = weights + (paired_h + 2 * o) * kWordsOfTap;
+      multiply_coefficient<0>(accumulators, of_h, [&](int m, int r) { return even[1 + m][r].operand(); });
+      multiply_coefficient<1>(accumulators, of_h + kWordsOfTap,
+                              [&](int m, int r) { return odd[1 + m][r].operand(); });
+      fold_rows(even);
+      fold_rows(odd);
+      const SharedAddress of_hv = weights + (paired_hv + 4 * o) * kWordsOfTap;
+      multiply_coefficient<0>(accumulators, of_hv, [&](int m, int r) { return even[m][r].operand(); });
+      multiply_coefficient<1>(accumulators, of_hv + kWordsOfTap,
+                              [&](int m, int r) { return odd[m][r].operand(); });
+      multiply_coefficient<2>(accumulators, of_hv + 2 * kWordsOfTap,
+                              [&](int m, int r) { return even[2 + m][r].operand(); });
+      multiply_coefficient<3>(accumulators, of_hv + 3 * kWordsOfTap,
+                              [&](int m, int r) { return odd[2 + m][r].operand(); });
+    }
+    weights += q.taps * kWordsOfTap;
+  }
+
+  // Four rows of a column of taps.
+  template <int Axes_>
+  static __device__ __forceinline__ void load_rows(typename Element::Value (&rows)[4][4],
+                                                   SharedAddress column, int pitch) {
+#pragma unroll
+    for (int row = 0; row < 4; ++row) {
+      uint32_t raw[4];
+      load_matrices<4>(raw, column + static_cast<uint32_t>(row * pitch));
+#pragma unroll
+      for (int r = 0; r < 4; ++r) rows[row][r] = Element::template value<Axes_>(raw[r]);
+    }
+  }
+
+  // Rows 0 and 2, and 1 and 3, become their sums (rows 0 and 1) and differences (rows 2 and 3).
+  static __device__ __forceinline__ void fold_rows(typename Element::Value (&rows)[4][4]) {
+#pragma unroll
+    for (int m = 0; m < 2; ++m) {
+#pragma unroll
+      for (int r = 0; r < 4; ++r) {
+        typename Element::Value pair[2] = {rows[m][r].halved(), rows[2 + m][r].halved()};
+        hadamard<2>(pair);
+        rows[m][r] = pair[0];
+        rows[2 + m][r] = pair[1];
+      }
     }
   }
 
   template <int D>
   static __device__ __forceinline__ void multiply_from(const TiedResultArguments& q,
                                                        Accumulators& accumulators,
-                                                       const SharedAddress (&patch)[kPointTiles],
-                                                       SharedAddress& tap_offset, SharedAddress& weights) {
+                                                       const SharedAddress (&patch)[kPointTiles], int& tap,
+                                                       SharedAddress& weights) {
     if constexpr (D < kSlots) {
-      multiply<D>(q, accumulators, patch, tap_offset, weights);
-      multiply_from<D + 1>(q, accumulators, patch, tap_offset, weights);
+      multiply<D>(q, accumulators, patch, tap, weights);
+      multiply_from<D + 1>(q, accumulators, patch, tap, weights);
     }
   }
 };
 
-template <typename T, int Axes>
+// `SharedRows`: by multiply_rows(), for two axes.
+template <typename T, int Axes, bool SharedRows>
 __global__ void __launch_bounds__(kTileThreads, 2) tied_result_kernel(const TiedResultArguments q) {
   using Kernel = TiedResult<T, Axes>;
   using Storage = typename Kernel::Storage;
   SYMCONV_DYNAMIC_SHARED(memory);
   const int thread = static_cast<int>(threadIdx.x), lane = lane_id(), warp = thread / kWarpSize;
-  const int taps = q.taps.taps();
-  const SharedAddress tap_table = shared_address(memory);
-  const SharedAddress position_table = tap_table + (taps + 3) / 4 * 16;
+  const SharedAddress position_table = shared_address(memory);
   const SharedAddress stage0 = position_table + q.tile.padded_positions() * 4;
 
   // Which tile this is: filter tiles next to each other read the same patch.
@@ -135,17 +241,13 @@ __global__ void __launch_bounds__(kTileThreads, 2) tied_result_kernel(const Tied
   const int64_t group = blockIdx.y;
   const TilePlace place(q.tile, tile);
 
-  for (int i = thread; i < taps; i += kTileThreads) {
-    const Coefficient c = q.taps.coefficient(i);
-    store_shared(tap_table + 4 * i, static_cast<uint32_t>(q.tile.tap_offset(c.tap, c.parity) * q.row_bytes));
-  }
   fill_position_table(q.tile, place, q.source, position_table);
   block_barrier();
 
   const Storage* source =
       static_cast<const Storage*>(q.source.data) + place.source_offset(q.tile, q.source, group);
   const Word4* weights = q.weights + group * q.group_weights + filter_tile * q.tile_weights;
-  const int stage_words = q.stage_steps * taps * (Kernel::kFilterTiles / 2) * kWarpSize;
+  const int stage_words = q.stage_steps * q.taps * (Kernel::kFilterTiles / 2) * kWarpSize;
   const int stage_count = q.steps / q.stage_steps;
 
   auto fetch = [&](int stage) {
@@ -186,8 +288,12 @@ __global__ void __launch_bounds__(kTileThreads, 2) tied_result_kernel(const Tied
       SharedAddress points[Kernel::kPointTiles];
       for (int m = 0; m < Kernel::kPointTiles; ++m)
         points[m] = patch + rows[m] + static_cast<uint32_t>(step * kStepBytes);
-      SharedAddress tap_offset = tap_table;
-      Kernel::template multiply_from<0>(q, accumulators, points, tap_offset, stage_weights);
+      if constexpr (SharedRows) {
+        Kernel::multiply_rows(q, accumulators, points[0], stage_weights);
+      } else {
+        int tap = 0;
+        Kernel::template multiply_from<0>(q, accumulators, points, tap, stage_weights);
+      }
     }
     block_barrier();  // before the stage is overwritten
   }

@@ -34,7 +34,8 @@ __device__ __forceinline__ void unrolled(Body&& body) {
 //   They do in float16,
 //                   where a plain sum of taps could overflow.
 //   Value           a word of the patch (two halves or one float32) while it is folded, with + and -
-//   factor(s, A)    a word that stands for the sign s (1 or -1) of a tap in a fold over A axes, and
+//   halved()        of a Value, what a further axis of a fold does where the halves stand on the patch; else
+//   nothing factor(s, A)    a word that stands for the sign s (1 or -1) of a tap in a fold over A axes, and
 //   sum.plus(word, factor) adds a raw
 //                   word times such a factor: for folds whose shape is known at run time
 //   value<A>(word)  the Value of a raw word in a fold over A axes; operand() of a Value is what mma takes
@@ -52,6 +53,7 @@ struct HalfElement {
     friend __device__ __forceinline__ Value operator-(Value a, Value b) {
       return {fma2<T>(b.word, One | 0x80008000u, a.word)};
     }
+    __device__ __forceinline__ Value halved() const { return {value<1>(word)}; }
     __device__ __forceinline__ Value plus(uint32_t raw, uint32_t factor) const {
       return {fma2<T>(raw, factor, word)};
     }
@@ -86,6 +88,7 @@ struct TileElement<TensorFloat32> {
     float number;
     friend __device__ __forceinline__ Value operator+(Value a, Value b) { return {a.number + b.number}; }
     friend __device__ __forceinline__ Value operator-(Value a, Value b) { return {a.number - b.number}; }
+    __device__ __forceinline__ Value halved() const { return *this; }
     __device__ __forceinline__ Value plus(uint32_t raw, uint32_t factor) const {
       return {number + word_to_float(raw ^ factor)};
     }

@@ -53,6 +53,7 @@ def _flags(flavour: str) -> list[str]:
         "-Wextra",
         "-Wno-unknown-pragmas",
         "-Wno-unused-parameter",
+        "-Wno-missing-field-initializers",
         "-DSYMCONV_EMULATOR",
         f"-DSYMCONV_EMULATOR_MODULE=symconv_emulator_{flavour}",
         f"-I{HERE}",
@@ -153,7 +154,8 @@ def build_mutant(name: str, edits: list[tuple[str, str, str]], sources: list[str
     changed = {ROOT / "csrc" / source: root / f"{Path(source).stem}.o" for source in sources}
     _compile([(root / "csrc" / s.relative_to(ROOT / "csrc"), o) for s, o in changed.items()], "plain")
     module = root / f"symconv_emulator_plain{sysconfig.get_config_var('EXT_SUFFIX')}"
-    _link([changed.get(source, target) for source, target in objects.items()], module, "plain")
+    # First, so that of inline functions the changed ones are taken.
+    _link([*changed.values(), *(o for source, o in objects.items() if source not in changed)], module, "plain")
     return module
 
 
