@@ -319,6 +319,7 @@ def test_buffers_are_aligned_to_no_more_than_asked(emulator: ModuleType) -> None
 # --- the sanitizer flavours, each in a process of its own
 
 PROBE = """
+import sys
 import numpy as np
 from emulator import build
 e = build.load(sys.argv[1])
