@@ -138,19 +138,19 @@ struct TiedResult {
                                                        SharedAddress& weights) {
     constexpr int kWordsOfTap = kFilterTiles / 2 * 16 * kWarpSize;
     using Value = typename Element::Value;
-    // Coefficients before those paired along nothing, h, v, and both: one middle column if the width is odd,
-    // `pairs` pairs of columns.
+    // Tap orbits in a middle column and in pairs of columns (those of every plane of taps), and the
+    // coefficients before those paired along h, v, and both.
     const int middle = q.tap_orbits[0], pairs = q.tap_orbits[1];
     const int paired_h = middle, paired_v = paired_h + 2 * pairs, paired_hv = paired_v + 2 * middle;
-    if (middle > 0) {
+    for (int o = 0; o < middle; ++o) {
       Value rows[4][4];
-      const SharedAddress column = patch + static_cast<uint32_t>(q.tap_offset[paired_v]);
-      load_rows<0>(rows, column, q.row_pitch);
-      multiply_coefficient<0>(accumulators, weights, [&](int m, int r) { return rows[1 + m][r].operand(); });
+      load_rows<0>(rows, patch + static_cast<uint32_t>(q.tap_offset[paired_v + 2 * o]), q.row_pitch);
+      multiply_coefficient<0>(accumulators, weights + o * kWordsOfTap,
+                              [&](int m, int r) { return rows[1 + m][r].operand(); });
       fold_rows(rows);
-      multiply_coefficient<0>(accumulators, weights + paired_v * kWordsOfTap,
-                              [&](int m, int r) { return rows[m][r].operand(); });
-      multiply_coefficient<2>(accumulators, weights + (paired_v + 1) * kWordsOfTap,
+      const SharedAddress of_v = weights + (paired_v + 2 * o) * kWordsOfTap;
+      multiply_coefficient<0>(accumulators, of_v, [&](int m, int r) { return rows[m][r].operand(); });
+      multiply_coefficient<2>(accumulators, of_v + kWordsOfTap,
                               [&](int m, int r) { return rows[2 + m][r].operand(); });
     }
     for (int o = 0; o < pairs; ++o) {

@@ -28,17 +28,17 @@ __device__ __forceinline__ void unrolled(Body&& body) {
 }
 
 // TileElement<T> says for T = Float16, BFloat16, TensorFloat32:
-//   Storage         the type of the tensor's elements
-//   kStepChannels   channels of one step
-//   kHalvesOnPatch  whether the halves of the fold (common/fold.h) stand on the patch and not on the weights.
-//   They do in float16,
-//                   where a plain sum of taps could overflow.
-//   Value           a word of the patch (two halves or one float32) while it is folded, with + and -
-//   halved()        of a Value, what a further axis of a fold does where the halves stand on the patch; else
-//   nothing factor(s, A)    a word that stands for the sign s (1 or -1) of a tap in a fold over A axes, and
-//   sum.plus(word, factor) adds a raw
-//                   word times such a factor: for folds whose shape is known at run time
-//   value<A>(word)  the Value of a raw word in a fold over A axes; operand() of a Value is what mma takes
+//
+// - Storage: the type of the tensor's elements.
+// - kStepChannels: channels of one step.
+// - kHalvesOnPatch: whether the halves of the fold (common/fold.h) stand on the patch and not on the weights.
+//   They do in float16, where a plain sum of taps could overflow.
+// - Value: a word of the patch (two halves or one float32) while it is folded, with + and -.
+// - value<A>(word): the Value of a raw word in a fold over A axes; operand() of a Value is what mma takes.
+// - halved() of a Value: what a further axis of a fold does where the halves stand on the patch, else
+// nothing.
+// - factor(s, A): a word that stands for the sign s (1 or -1) of a tap in a fold over A axes, and
+//   sum.plus(word, factor), which adds a raw word times it: for folds whose shape is known at run time.
 template <typename T>
 struct TileElement;
 
