@@ -155,7 +155,9 @@ def build_mutant(name: str, edits: list[tuple[str, str, str]], sources: list[str
     _compile([(root / "csrc" / s.relative_to(ROOT / "csrc"), o) for s, o in changed.items()], "plain")
     module = root / f"symconv_emulator_plain{sysconfig.get_config_var('EXT_SUFFIX')}"
     # First, so that of inline functions the changed ones are taken.
-    _link([*changed.values(), *(o for source, o in objects.items() if source not in changed)], module, "plain")
+    _link(
+        [*changed.values(), *(o for source, o in objects.items() if source not in changed)], module, "plain"
+    )
     return module
 
 
