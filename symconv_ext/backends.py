@@ -107,21 +107,25 @@ def choose(problem: Problem, input: Tensor) -> Choice:
 
     Raises ``RuntimeError`` with the reason where the setting is ``'native'`` and that cannot run.
     """
+    tf32 = allow_tf32(input)
     if torch.compiler.is_compiling():
-        return decide(problem, input.device, input.dtype)
-    key = (setting, torch.is_grad_enabled(), input.device, input.dtype, input.shape, type(input))
+        return decide(problem, input.device, input.dtype, tf32=tf32)
+    key = (setting, torch.is_grad_enabled(), tf32, input.device, input.dtype, input.shape, type(input))
     choice: Choice | None = problem.choices.get(key)
     if choice is None:
         if len(problem.choices) >= _CHOICES_KEPT:
             problem.choices.clear()
-        choice = problem.choices[key] = decide(
-            problem, input.device, input.dtype, tuple(input.shape) if type(input) is Tensor else None
-        )
+        size = tuple(input.shape) if type(input) is Tensor else None
+        choice = problem.choices[key] = decide(problem, input.device, input.dtype, size, tf32)
     return choice
 
 
 def decide(
-    problem: Problem, device: torch.device, dtype: torch.dtype, size: tuple[int, ...] | None = None
+    problem: Problem,
+    device: torch.device,
+    dtype: torch.dtype,
+    size: tuple[int, ...] | None = None,
+    tf32: bool = False,
 ) -> Choice:
     """:func:`choose` without its memory; without a size (subclasses of Tensor), what holds for every size."""
     if setting == "torch":
@@ -137,7 +141,7 @@ def decide(
         return Choice(False, why_not)
     if problem.symmetry.is_plain:
         return Choice(False, PLAIN)
-    faster = cost.why_dense(problem, device, dtype, size)
+    faster = cost.why_dense(problem, device, dtype, size, tf32)
     if faster is not None:
         return Choice(False, faster)
     return Choice(True, "the native backend can run and saves multiplications")

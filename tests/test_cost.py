@@ -89,3 +89,26 @@ def test_a_weight_mirrored_in_inference_mode_still_trains():
             layer(value)
         layer(value).sum().backward()
     assert layer.weight.grad is not None
+
+
+CUDA = torch.device("cuda")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_on_a_gpu_only_problems_with_tensor_core_kernels_are_folded(dtype):
+    plain, strided = (SymmetricConv2d(8, 8, 3, stride=s, symmetry={"hv": 8}).problem for s in (1, 2))
+    transposed = SymmetricConvTranspose2d(8, 8, 3, stride=2, symmetry={"hv": 8}).problem
+    large = SymmetricConv2d(8, 8, 13, symmetry={"hv": 8}).problem
+
+    def folded(problem, tf32=True):
+        return cost.why_dense(problem, CUDA, dtype, None, tf32) is None
+
+    assert folded(plain)
+    assert folded(plain, tf32=False) == (dtype != torch.float32)
+    assert not folded(strided)  # its input gradient
+    assert not folded(transposed)
+    assert not folded(large)
+    with torch.no_grad():
+        assert folded(strided)
+        assert not folded(transposed)
+    assert cost.why_dense(plain, CUDA, torch.float64, None, True) == cost.NO_TENSOR_CORE
