@@ -18,33 +18,41 @@ namespace {
 // latency.
 class Ahead {
  public:
-  struct Range {
-    int64_t first, bytes;
-  };
-  std::vector<Range> ranges;
-
   void clear() {
-    ranges.clear();
+    ranges_.clear();
     bases_.clear();
     plane_ = range_ = at_ = 0;
+  }
+  // Ranges come in ascending order; those that meet become one.
+  void add_range(int64_t first, int64_t bytes) {
+    if (!ranges_.empty() && first >= ranges_.back().first &&
+        first <= ranges_.back().first + ranges_.back().bytes + 64) {
+      ranges_.back().bytes = std::max(ranges_.back().bytes, first + bytes - ranges_.back().first);
+    } else {
+      ranges_.push_back({first, bytes});
+    }
   }
   void add_plane(const void* base) { bases_.push_back(static_cast<const char*>(base)); }
   int64_t lines() const {
     int64_t n = 0;
-    for (const Range& r : ranges) n += r.bytes / 64 + 1;
+    for (const Range& r : ranges_) n += r.bytes / 64 + 1;
     return n * static_cast<int64_t>(bases_.size());
   }
   void advance(int64_t lines) {
-    for (; lines > 0 && plane_ < bases_.size() && !ranges.empty(); --lines) {
-      __builtin_prefetch(bases_[plane_] + ranges[range_].first + at_, 0, 2);
+    for (; lines > 0 && plane_ < bases_.size() && !ranges_.empty(); --lines) {
+      __builtin_prefetch(bases_[plane_] + ranges_[range_].first + at_, 0, 2);
       at_ += 64;
-      if (at_ <= ranges[range_].bytes) continue;
+      if (at_ <= ranges_[range_].bytes) continue;
       at_ = 0;
-      if (++range_ == ranges.size()) range_ = 0, ++plane_;
+      if (++range_ == ranges_.size()) range_ = 0, ++plane_;
     }
   }
 
  private:
+  struct Range {
+    int64_t first, bytes;
+  };
+  std::vector<Range> ranges_;
   std::vector<const char*> bases_;
   size_t plane_ = 0, range_ = 0;
   int64_t at_ = 0;
@@ -70,16 +78,14 @@ struct ThreadScratch {
 template <typename T>
 class Convolve {
  public:
-  Convolve(const Convolution& convolution, DType dtype, int threads)
+  Convolve(const Convolution& convolution, int threads)
       : c_(convolution),
         kernels_(kernels<T>()),
         schedule_(schedule(convolution, kernels_.lanes, kernels_.vectors, kernels_.rows, kernels_.l1_bytes,
                            kernels_.l2_bytes, sizeof(T), threads)),
         patch_(convolution, schedule_.tiling, kernels_.lanes, sizeof(T)),
         packing_(convolution, patch_, schedule_.piece_columns, kernels_.rows),
-        panel_(kernels_.lanes * schedule_.vectors) {
-    (void)dtype;
-  }
+        panel_(kernels_.lanes * schedule_.vectors) {}
 
   int64_t packed_elements() const { return packing_.elements(); }
   void pack(const Tensor& weight, T* packed, const Threads& threads) const {
@@ -155,13 +161,7 @@ class Convolve {
       for (const StagedRun& run : scratch.next) {
         if (run.high <= run.low) continue;
         const int64_t first = run.source * element, bytes = ((run.high - run.low) * c_.stride[2]) * element;
-        std::vector<Ahead::Range>& ranges = scratch.source.ranges;
-        if (!ranges.empty() && first >= ranges.back().first &&
-            first <= ranges.back().first + ranges.back().bytes + 64) {
-          ranges.back().bytes = first + bytes - ranges.back().first;
-        } else {
-          ranges.push_back({first, bytes});
-        }
+        scratch.source.add_range(first, bytes);
       }
       const Chunk& chunk = patch_.chunks()[last ? 0 : k + 1];
       for (int copy = 0; copy < chunk.copies; ++copy) {
@@ -177,13 +177,7 @@ class Convolve {
       const int64_t element = element_size(output.dtype);
       for (const OutputRun& run : scratch.runs) {
         const int64_t first = run.offset * element, bytes = run.count * element;
-        std::vector<Ahead::Range>& ranges = scratch.output.ranges;
-        if (!ranges.empty() && first >= ranges.back().first &&
-            first <= ranges.back().first + ranges.back().bytes + 64) {
-          ranges.back().bytes = first + bytes - ranges.back().first;
-        } else {
-          ranges.push_back({first, bytes});
-        }
+        scratch.output.add_range(first, bytes);
       }
       for (int64_t channel = 0; channel < c_.row_channels; ++channel) {
         scratch.output.add_plane(static_cast<const char*>(output.data) +
@@ -289,14 +283,14 @@ auto with_compute_type(DType dtype, F&& f) {
 
 int64_t packed_elements(const Convolution& convolution, DType dtype, int threads) {
   return with_compute_type(
-      dtype, [&](auto t) { return Convolve<decltype(t)>(convolution, dtype, threads).packed_elements(); });
+      dtype, [&](auto t) { return Convolve<decltype(t)>(convolution, threads).packed_elements(); });
 }
 
 void pack_weights(const Convolution& convolution, const Tensor& weight, void* packed,
                   const Threads& threads) {
   with_compute_type(weight.dtype, [&](auto t) {
     using T = decltype(t);
-    Convolve<T>(convolution, weight.dtype, threads.count).pack(weight, static_cast<T*>(packed), threads);
+    Convolve<T>(convolution, threads.count).pack(weight, static_cast<T*>(packed), threads);
   });
 }
 
@@ -307,7 +301,7 @@ void convolve(const Convolution& convolution, const Tensor& source, const Tensor
   with_compute_type(source.dtype, [&](auto t) {
     using T = decltype(t);
     static thread_local Scratch weights;
-    const Convolve<T> loops(convolution, source.dtype, threads.count);
+    const Convolve<T> loops(convolution, threads.count);
     const T* operand = static_cast<const T*>(packed);
     if (!operand) {
       T* buffer = weights.get<T>(loops.packed_elements());

@@ -2,9 +2,10 @@
 // set.
 //
 // Everything is computed in planar layout: a row of a matrix is one coefficient, filter or channel, and its
-// elements are neighbouring output points ("points", at most kernels.panel() of them: a panel). An
-// instruction set provides one Kernels<T> for float and one for double, with its block sizes.
-// isa/portable.cpp is the plain twin: the same contract in ordinary loops of the compiler's choosing.
+// elements are neighbouring output points ("points"; the GEMM takes at most kernels.panel() of them, a panel,
+// the others any number). An instruction set provides one Kernels<T> for float and one for double, with its
+// block sizes. isa/portable.cpp is the plain twin: the same contract in ordinary loops of the compiler's
+// choosing.
 //
 // Buffers are 64-byte aligned, but no kernel relies on the alignment of any pointer. Kernels keep no state,
 // allocate nothing and throw nothing. They read and write exactly the elements that the contract names; where

@@ -78,7 +78,7 @@ void check_stage(const Kernels<T>& kernels, Random& random, Report& report) {
 template <typename T, typename Stored>
 void check_epilogue(const Kernels<T>& kernels, Random& random, Report& report) {
   const int slots = static_cast<int>(random.one_of({1, 2, 4, 8}));
-  const int64_t orbits = random.between(0, 40), points = random.between(0, kernels.panel());
+  const int64_t orbits = random.between(0, 40), points = random.between(0, 3 * kernels.panel());
   const Strides strides = random_strides(random, orbits, points, false);
   const int64_t row = points + random.between(0, 9), slot = orbits * row + random.between(0, 9);
   bool biased[kMaxTerms];
