@@ -21,7 +21,7 @@ help:  ## this list
 demo: $(VENV)/.demo $(VENV)/.built  ## train on handwritten digits; the table and the picture go to $(OUT)/
 	$(BIN)/python -m symconv_ext demo --out $(OUT) $(ARGS)
 
-test: $(VENV)/.test $(VENV)/.built  ## build and run all tests
+test: $(VENV)/.test $(VENV)/.built  ## build and run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
 test-full: export SYMCONV_TEST_FULL := 1
