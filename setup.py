@@ -87,8 +87,10 @@ class Build(NamedTuple):
         base = [*self.compiler, "-O3", "-DNDEBUG", *hidden, "-Wall", "-Wextra"]
         # a * b + c may become one fused operation, whichever the compiler.
         # Vectors are written by hand. What the compiler would make of neighbouring scalars loads 16 or 32
-        # bytes that were stored 8 at a time, and waits for every store before them.
-        kernels = [*base, "-std=c++17", "-ffp-contract=fast", "-fno-tree-slp-vectorize"]
+        # bytes that were stored 8 at a time, and waits for every store before them. And a loop that writes
+        # a zero or two of padding is not worth a call of memset.
+        kernels = [*base, "-std=c++17", "-ffp-contract=fast"]
+        kernels += ["-fno-tree-slp-vectorize", "-fno-tree-loop-distribute-patterns"]
         for source in sorted((csrc / "cpu").glob("*.cpp")):
             yield source, [*kernels, *extra]
 

@@ -39,10 +39,15 @@ class Ahead {
     return n * static_cast<int64_t>(bases_.size());
   }
   void advance(int64_t lines) {
-    for (; lines > 0 && plane_ < bases_.size() && !ranges_.empty(); --lines) {
-      __builtin_prefetch(bases_[plane_] + ranges_[range_].first + at_, 0, 2);
-      at_ += 64;
-      if (at_ <= ranges_[range_].bytes) continue;
+    if (ranges_.empty()) return;
+    while (lines > 0 && plane_ < bases_.size()) {
+      const Range range = ranges_[range_];
+      const char* line = bases_[plane_] + range.first + at_;
+      const int64_t n = std::min(lines, (range.bytes - at_) / 64 + 1);
+      for (int64_t i = 0; i < n; ++i) __builtin_prefetch(line + 64 * i, 0, 2);
+      lines -= n;
+      at_ += 64 * n;
+      if (at_ <= range.bytes) return;
       at_ = 0;
       if (++range_ == ranges_.size()) range_ = 0, ++plane_;
     }
@@ -75,6 +80,12 @@ struct ThreadScratch {
   int64_t source_lines = 0, output_lines = 0;  // to ask for with every call of the micro-kernel
 };
 
+// Out of line: inlined, every use of the scratch would look its address up again.
+[[gnu::noinline]] ThreadScratch& thread_scratch() {
+  static thread_local ThreadScratch scratch;
+  return scratch;
+}
+
 template <typename T>
 class Convolve {
  public:
@@ -103,7 +114,7 @@ class Convolve {
     }
     const int64_t splits = schedule_.row_splits;
     threads.run(c_.groups * patch_.tiles() * splits, [&](int64_t begin, int64_t end) {
-      static thread_local ThreadScratch scratch;
+      ThreadScratch& scratch = thread_scratch();
       for (int64_t i = begin; i < end; ++i) {
         run_tile(i / splits / patch_.tiles(), patch_.tile(i / splits % patch_.tiles()), i % splits, source,
                  packed, biases, output, scratch);
@@ -146,6 +157,16 @@ class Convolve {
     write(group, accumulators, row, bias, output, scratch);
   }
 
+  // Whether the tensors come from so far away that asking for their lines pays: measured where they take
+  // several times what a core's own cache holds; below that the asking itself cost 3 to 6 %.
+  bool far_away(const Tensor& source, const Tensor& output) const {
+    const int64_t outputs = c_.output[0] * c_.output[1] * c_.output[2] * c_.row_channels;
+    const int64_t sources = c_.source[0] * c_.source[1] * c_.source[2] * c_.column_channels;
+    const int64_t bytes =
+        c_.batch * c_.groups * (sources * element_size(source.dtype) + outputs * element_size(output.dtype));
+    return bytes > 5 * kernels_.l2_bytes;
+  }
+
   // Plans what the GEMM of chunk `k` asks for on the side: what is staged next and, with the last chunk, the
   // output. Only where channels are planes: elsewhere neighbouring points are neighbours in memory, and the
   // hardware looks ahead.
@@ -153,33 +174,42 @@ class Convolve {
                   ThreadScratch& scratch) const {
     scratch.source.clear();
     scratch.output.clear();
+    scratch.source_lines = scratch.output_lines = 0;
+    if (!far_away(source, output)) return;
     const bool last = k + 1 == patch_.chunks().size();
     const Tile next = last ? patch_.after(tile) : tile;
-    if (source.strides[4] == 1 && source.strides[1] != 1 && next.first_row < next.last_row) {
-      const int64_t element = element_size(source.dtype);
+    const bool planar = source.strides[4] == 1;
+    if (next.first_row < next.last_row && (planar || (last && source.strides[1] == 1))) {
+      const int64_t element = element_size(source.dtype), point = source.strides[4] * c_.stride[2];
       patch_.staging(next, source, scratch.next);
       for (const StagedRun& run : scratch.next) {
-        if (run.high <= run.low) continue;
-        const int64_t first = run.source * element, bytes = ((run.high - run.low) * c_.stride[2]) * element;
-        scratch.source.add_range(first, bytes);
-      }
-      const Chunk& chunk = patch_.chunks()[last ? 0 : k + 1];
-      for (int copy = 0; copy < chunk.copies; ++copy) {
-        for (int64_t j = 0; j < chunk.columns; ++j) {
-          const int64_t channel =
-              group * c_.column_channels + c_.columns[chunk.block].channel(chunk.first + j, copy);
-          scratch.source.add_plane(static_cast<const char*>(source.data) +
-                                   channel * source.strides[1] * element);
+        if (run.high > run.low) {
+          scratch.source.add_range(run.source * element, (run.high - run.low) * point * element);
         }
       }
+      const auto add_channel = [&](int64_t channel) {
+        scratch.source.add_plane(static_cast<const char*>(source.data) +
+                                 (group * c_.column_channels + channel) * source.strides[1] * element);
+      };
+      if (planar) {
+        const Chunk& chunk = patch_.chunks()[last ? 0 : k + 1];
+        for (int copy = 0; copy < chunk.copies; ++copy) {
+          for (int64_t j = 0; j < chunk.columns; ++j) {
+            add_channel(c_.columns[chunk.block].channel(chunk.first + j, copy));
+          }
+        }
+      } else {
+        add_channel(0);
+      }
     }
-    if (last && output.strides[4] * c_.output_step[2] == 1 && schedule_.row_splits == 1) {
+    const int64_t output_point = output.strides[4] * c_.output_step[2];
+    if (last && schedule_.row_splits == 1 && (output_point == 1 || output.strides[1] == 1)) {
       const int64_t element = element_size(output.dtype);
       for (const OutputRun& run : scratch.runs) {
-        const int64_t first = run.offset * element, bytes = run.count * element;
-        scratch.output.add_range(first, bytes);
+        scratch.output.add_range(run.offset * element, run.count * output_point * element);
       }
-      for (int64_t channel = 0; channel < c_.row_channels; ++channel) {
+      const int64_t planes = output_point == 1 ? c_.row_channels : 1;
+      for (int64_t channel = 0; channel < planes; ++channel) {
         scratch.output.add_plane(static_cast<const char*>(output.data) +
                                  (group * c_.row_channels + channel) * output.strides[1] * element);
       }

@@ -39,6 +39,12 @@ struct Move {
   int32_t count;
 };
 
+// A piece of a staged row: `count` elements from `position` of a plane on; those in [low, high) come from the
+// source, from element `source` on, the others are padding.
+struct StagedRun {
+  int64_t position, low, high, count, source;
+};
+
 // A set of taps that the folded axes mirror onto each other, 1, 2, 4 or 8 of them, in ascending order of
 // reflection. `tap[c][e]`: offset into the staged planes of channel copy c from the plane's start, for the
 // tap that copy c adds to partial sum e. `coefficient[q]`: index of the result whose parity has rank q.
@@ -107,6 +113,11 @@ struct Kernels {
   // to a vector past the n-th element of each plane's run may be overwritten.
   void (*stage)(DType dtype, const void* source, int64_t column_stride, int64_t point_stride, int64_t columns,
                 int64_t n, T* target, int64_t plane);
+
+  // Staging of one plane whose points lie next to each other: `runs` in ascending order of position, of
+  // elements from `source` on, widened to T, to `target`, with zeros for padding. Up to a vector past the end
+  // of the last run may be overwritten.
+  void (*stage_rows)(DType dtype, const void* source, const StagedRun* runs, int64_t run_count, T* target);
 
   // The butterfly of the accumulators, plus bias, narrowed to the output's type.
   void (*epilogue)(DType dtype, const EpilogueArguments<T>&);

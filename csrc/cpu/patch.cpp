@@ -2,7 +2,6 @@
 #include "patch.h"
 
 #include <algorithm>
-#include <cstring>
 #include <numeric>
 
 namespace symconv::cpu {
@@ -128,19 +127,11 @@ void Patch::stage(const Kernels<T>& kernels, const std::vector<StagedRun>& runs,
   const auto channel = [&](int64_t column, int copy) {
     return group * c_.column_channels + block.channel(chunk.first + column, copy);
   };
-  if (point_step == 1 && element == sizeof(T)) {  // planar: plane by plane, along the rows of one channel
+  if (point_step == 1) {  // planar: plane by plane, along the rows of one channel
     for (int64_t plane = 0; plane < chunk.planes(); ++plane) {
-      const T* from =
-          static_cast<const T*>(source.data) +
-          channel(plane / chunk.copies, static_cast<int>(plane % chunk.copies)) * source.strides[1];
-      T* to = staged + plane * plane_;
-      for (const StagedRun& run : runs) {
-        for (int64_t i = 0; i < run.low; ++i) to[run.position + i] = T(0);
-        if (run.high > run.low) {
-          std::memcpy(to + run.position + run.low, from + run.source, (run.high - run.low) * sizeof(T));
-        }
-        for (int64_t i = run.high; i < run.count; ++i) to[run.position + i] = T(0);
-      }
+      const int64_t at = channel(plane / chunk.copies, static_cast<int>(plane % chunk.copies));
+      kernels.stage_rows(source.dtype, base + at * source.strides[1] * element, runs.data(),
+                         static_cast<int64_t>(runs.size()), staged + plane * plane_);
     }
     return;
   }

@@ -37,12 +37,6 @@ struct Chunk {
   int64_t planes() const { return columns * copies; }
 };
 
-// A piece of a staged row: `count` elements from `position` of a plane on; those in [low, high) come from the
-// source, from element `source` on, the others are padding.
-struct StagedRun {
-  int64_t position, low, high, count, source;
-};
-
 // A run of points of a panel that lie at equal steps in a tensor.
 struct OutputRun {
   int64_t point;  // of the panel

@@ -75,6 +75,8 @@ void check_fold(const Kernels<T>&, Random&, Report&);
 template <typename T, typename Stored>
 void check_stage(const Kernels<T>&, Random&, Report&);
 template <typename T, typename Stored>
+void check_stage_rows(const Kernels<T>&, Random&, Report&);
+template <typename T, typename Stored>
 void check_epilogue(const Kernels<T>&, Random&, Report&);
 template <typename T, typename Stored>
 void check_slots(const Kernels<T>&, Random&, Report&);

@@ -69,6 +69,7 @@ int64_t check_storage(const Kernels<T>& kernels, Random& random, int64_t problem
     failed += repeat("gemm", check_gemm<T>) + repeat("fold", check_fold<T>);
   }
   failed += repeat("stage", check_stage<T, Stored>) + repeat("epilogue", check_epilogue<T, Stored>);
+  failed += repeat("stage_rows", check_stage_rows<T, Stored>);
   failed += repeat("slots", check_slots<T, Stored>) + repeat("fold_weight", check_fold_weight<T, Stored>);
   if constexpr (sizeof(Stored) == 2) {
     failed += count(kTypes<T, Stored>, "widening", [&](Report& r) { check_widening<Stored>(kernels, r); });

@@ -76,6 +76,42 @@ void check_stage(const Kernels<T>& kernels, Random& random, Report& report) {
 }
 
 template <typename T, typename Stored>
+void check_stage_rows(const Kernels<T>& kernels, Random& random, Report& report) {
+  std::vector<StagedRun> runs;
+  int64_t position = random.between(0, 9), source_size = 0;
+  for (int64_t r = random.between(0, 8); r > 0; --r) {
+    const int64_t count = random.between(0, random.chance(0.2) ? 200 : 3 * kernels.lanes);
+    int64_t low = random.between(0, count), high = random.between(low, count);
+    if (random.chance(0.3)) low = 0;
+    if (random.chance(0.3)) high = count;
+    const int64_t from = random.between(0, 20);
+    runs.push_back({position, low, high, count, from});
+    source_size = std::max(source_size, from + high - low);
+    position += count;
+  }
+
+  for (const Side side : {Side::kBegin, Side::kEnd}) {
+    report.begin("stage_rows of %ld runs", static_cast<long>(runs.size()));
+    const Guarded<Stored> source(source_size, side);
+    fill(source, random);
+    Expected<T> expected(position + kernels.lanes);
+    const Guarded<T> target(expected.size(), side);
+    expected.prepare(target);
+    for (const StagedRun& run : runs) {
+      for (int64_t i = 0; i < run.count; ++i) {
+        const bool inside = i >= run.low && i < run.high;
+        expected.require(run.position + i, inside ? static_cast<T>(source[run.source + i - run.low]) : T(0));
+      }
+    }
+    for (int i = 0; i < kernels.lanes && !runs.empty(); ++i) expected.allow_rubbish(position + i);
+    kernels.stage_rows(kDType<Stored>, source.data(), runs.data(), static_cast<int64_t>(runs.size()),
+                       target.data());
+    const int64_t at = expected.difference(target);
+    report.check(at < 0, "element %ld differs", static_cast<long>(at));
+  }
+}
+
+template <typename T, typename Stored>
 void check_epilogue(const Kernels<T>& kernels, Random& random, Report& report) {
   const int slots = static_cast<int>(random.one_of({1, 2, 4, 8}));
   const int64_t orbits = random.between(0, 40), points = random.between(0, 3 * kernels.panel());
@@ -172,9 +208,10 @@ void check_slots(const Kernels<T>& kernels, Random& random, Report& report) {
   }
 }
 
-#define SYMCONV_INSTANTIATE(T, Stored)                                          \
-  template void check_stage<T, Stored>(const Kernels<T>&, Random&, Report&);    \
-  template void check_epilogue<T, Stored>(const Kernels<T>&, Random&, Report&); \
+#define SYMCONV_INSTANTIATE(T, Stored)                                            \
+  template void check_stage<T, Stored>(const Kernels<T>&, Random&, Report&);      \
+  template void check_stage_rows<T, Stored>(const Kernels<T>&, Random&, Report&); \
+  template void check_epilogue<T, Stored>(const Kernels<T>&, Random&, Report&);   \
   template void check_slots<T, Stored>(const Kernels<T>&, Random&, Report&);
 SYMCONV_INSTANTIATE(float, float)
 SYMCONV_INSTANTIATE(float, Float16)

@@ -168,6 +168,34 @@ SYMCONV_INLINE Vector<T> load_as(const Stored* p, int count) {
   }
 }
 
+// Its elements in the set of lanes `lanes` only, bit i for lane i; zeros in the other lanes.
+template <typename T, typename Stored>
+SYMCONV_INLINE Vector<T> load_lanes(const Stored* p, uint32_t lanes) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(Stored) == 8) {
+    return _mm512_maskz_loadu_pd(static_cast<__mmask8>(lanes), p);
+  } else if constexpr (sizeof(Stored) == 4) {
+    return _mm512_maskz_loadu_ps(static_cast<__mmask16>(lanes), p);
+  } else {
+    return widen_halves<Stored>(_mm256_maskz_loadu_epi16(static_cast<__mmask16>(lanes), p));
+  }
+#else
+  constexpr uint32_t kAll = (1u << kLanes<T>)-1;
+  if ((lanes & kAll) == kAll) return load_as<T>(p);
+#if defined(__AVX2__)
+  if constexpr (sizeof(Stored) == 4) {
+    const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    return _mm256_maskload_ps(p, _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(lanes), bit), bit));
+  }
+#endif
+  T values[kLanes<T>] = {};
+  for (int i = 0; i < kLanes<T>; ++i) {
+    if (lanes >> i & 1) values[i] = widen<T>(p[i]);
+  }
+  return load<T>(values);
+#endif
+}
+
 // The first `count` lanes, 0 <= count <= kLanes, narrowed: to nearest, ties to even; NaN stays NaN.
 template <typename T, typename Stored>
 SYMCONV_INLINE void store_as(Stored* p, Vector<T> v, int count) {

@@ -68,6 +68,32 @@ void stage(DType dtype, const void* source, int64_t column_stride, int64_t point
   });
 }
 
+template <typename T, typename Stored>
+void stage_rows_typed(const Stored* source, const StagedRun* runs, int64_t run_count, T* target) {
+  constexpr int L = kLanes<T>;
+  // The lowest n of 64 bits.
+  const auto lowest = [](int64_t n) { return n <= 0 ? 0 : n < 64 ? (uint64_t{1} << n) - 1 : ~uint64_t{0}; };
+  for (const StagedRun* run = runs; run != runs + run_count; ++run) {
+    const Stored* from = source + (run->source - run->low);
+    T* to = target + run->position;
+    const int64_t low = run->low, high = run->high, count = run->count;
+    for (int64_t first = 0; first < count; first += 64) {
+      uint64_t inside = lowest(high - first) & ~lowest(low - first);
+      const int64_t last = count - first < 64 ? count : first + 64;
+      for (int64_t i = first; i < last; i += L, inside >>= L) {
+        store<T>(to + i, load_lanes<T>(from + i, static_cast<uint32_t>(inside)));
+      }
+    }
+  }
+}
+
+template <typename T>
+void stage_rows(DType dtype, const void* source, const StagedRun* runs, int64_t run_count, T* target) {
+  with_storage<T>(dtype, [&](auto s) {
+    stage_rows_typed<T>(static_cast<const decltype(s)*>(source), runs, run_count, target);
+  });
+}
+
 // The outputs of one orbit's row of accumulators, for `count` points from the row's start on.
 template <typename T, int Slots>
 SYMCONV_INLINE void butterfly_row(const T* row, int64_t slot, const T* bias, int count, Vector<T>* y) {
