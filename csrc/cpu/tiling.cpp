@@ -8,6 +8,8 @@ namespace symconv::cpu {
 namespace {
 
 constexpr int64_t kStagedPlanes = 64;  // of a chunk, where a piece does not need more
+// Columns of a piece, at least: with fewer, what is set up for each of its tap sets weighs most.
+constexpr int64_t kPieceColumns = 8;
 
 int64_t most_columns(const Convolution& c) {
   int64_t most = 1;
@@ -41,7 +43,7 @@ Schedule schedule(const Convolution& c, int lanes, int vectors, int rows, int64_
   // rows the GEMM does, and longer sums load and store its accumulators less often.
   const int64_t column_bytes = taps * panel * element_bytes;
   const int64_t piece_bytes = c.row_filters() <= 32 ? l1_bytes * 6 / 10 : l1_bytes * 12 / 10;
-  s.piece_columns = std::max<int64_t>(1, piece_bytes / column_bytes);
+  s.piece_columns = std::max<int64_t>(kPieceColumns, piece_bytes / column_bytes);
   int64_t copies = 1;
   for (const Block& b : c.columns) copies = std::max<int64_t>(copies, b.size());
   const int64_t columns = std::max(kStagedPlanes / copies / s.piece_columns, int64_t{1}) * s.piece_columns;
