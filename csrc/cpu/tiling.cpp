@@ -66,7 +66,10 @@ Schedule schedule(const Convolution& c, int lanes, int vectors, int rows, int64_
   for (int64_t r = 1; r <= row_count && (r == 1 || r * s.tiling.width <= most_points); ++r) {
     const int64_t tiles = ceil_div(row_count, r) * width_tiles * c.groups;
     const double turns = static_cast<double>(ceil_div(tiles, threads));
-    const double vectors_used = static_cast<double>(ceil_div(r * s.tiling.width, lanes));
+    // A last panel of a single vector keeps the GEMM waiting for weights: it takes as long as 1.3.
+    const int64_t whole_vectors = ceil_div(r * s.tiling.width, lanes);
+    const double vectors_used =
+        static_cast<double>(whole_vectors) + (whole_vectors % vectors == 1 ? 0.3 : 0.0);
     const double staged_rows =
         static_cast<double>((r - 1) * c.stride[1] + (c.kernel[1] - 1) * c.dilation[1] + 1);
     const double staged_vectors = static_cast<double>(ceil_div(s.tiling.width * c.stride[2], lanes));
