@@ -35,12 +35,12 @@ class Choice(NamedTuple):
     native: bool
     reason: str
 
-    @property
-    def mirror(self) -> Callable[..., Tensor]:
-        """What mirrors the weights for the torch backend: the operator, if that was chosen for speed."""
-        if self.reason == cost.SMALL:
-            return gather.mirror
-        return autograd.mirror if self.reason in cost.EXCEPTIONS else reference.mirror
+
+def mirror_for(choice: Choice) -> Callable[..., Tensor]:
+    """What mirrors the weights for the torch backend: the operator, if that was chosen for speed."""
+    if choice.reason == cost.SMALL:
+        return gather.mirror
+    return autograd.mirror if choice.reason in cost.EXCEPTIONS else reference.mirror
 
 
 def _checked(name: str, origin: str) -> str:

@@ -17,10 +17,6 @@ def small() -> tuple[SymmetricConv2d, torch.Tensor]:
     return SymmetricConv2d(1, 16, 3, symmetry={"h": 2, "v": 4, "hv": 8}), torch.randn(1, 1, 8, 8)
 
 
-def one_tap() -> tuple[SymmetricConv2d, torch.Tensor]:
-    return SymmetricConv2d(64, 64, 1, symmetry={"hv": 64}), torch.randn(2, 64, 14, 14)
-
-
 def few_filters() -> tuple[SymmetricConv2d, torch.Tensor]:
     return SymmetricConv2d(16, 16, 3, padding=1, symmetry=MIXED), torch.randn(8, 16, 16, 16)
 
@@ -32,7 +28,6 @@ def few_filters_transposed() -> tuple[SymmetricConvTranspose2d, torch.Tensor]:
 
 DENSE = {
     small: cost.SMALL,
-    one_tap: cost.ONE_TAP,
     few_filters: cost.FEW_FILTERS,
     few_filters_transposed: cost.FEW_FILTERS,
 }
