@@ -12,7 +12,6 @@ with another one than the page names, --check compares nothing and says so.
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
 import sys
 import textwrap
@@ -193,21 +192,32 @@ def read_page(text: str) -> dict[str, list[dict[str, str]]]:
     return found
 
 
-def lines_of(text: str, architectures: Sequence[str]) -> list[str]:
-    """What the page says about some architectures, a line for every row, whatever others it holds."""
-    lines = []
+def facts_of(text: str, architectures: Sequence[str]) -> dict[str, dict[str, str]]:
+    """The cells of every row about some architectures, by what the row is about."""
+    facts = {}
     for title, rows in read_page(text).items():
         for cells in rows:
             named = cells.pop("for").split(", ") if title == STEPS else [title]
-            facts = ", ".join(f"{key} {value}" for key, value in cells.items() if value)
-            lines += [f"{name}: {facts}" for name in named if name in architectures]
-    return sorted(lines)
+            keys = STEP_HEADER[:4] if title == STEPS else KERNEL_HEADER[:1]
+            subject = " ".join(cells.pop(key) for key in keys)
+            facts.update({f"{name} {subject}": cells for name in named if name in architectures})
+    return facts
 
 
 def differences(committed: str, fresh: str, architectures: Sequence[str]) -> list[str]:
-    """What was (-) and what is (+), for the rows that differ; empty if none does."""
-    compared = difflib.ndiff(lines_of(committed, architectures), lines_of(fresh, architectures))
-    return [line.rstrip() for line in compared if not line.startswith("  ")]
+    """What was and what is, a line for every row that differs; empty if none does."""
+    before, after = facts_of(committed, architectures), facts_of(fresh, architectures)
+    lines = []
+    for subject in [*before, *(new for new in after if new not in before)]:
+        if subject not in after:
+            lines.append(f"{subject}: is gone")
+        elif subject not in before:
+            lines.append(f"{subject}: is new")
+        else:
+            was, now = before[subject], after[subject]
+            changed = [f"{key} {was.get(key)} -> {now[key]}" for key in now if was.get(key) != now[key]]
+            lines += [f"{subject}: {', '.join(changed)}"] if changed else []
+    return lines
 
 
 def check(committed: str, fresh: str, architectures: Sequence[str]) -> bool:
@@ -221,7 +231,7 @@ def check(committed: str, fresh: str, architectures: Sequence[str]) -> bool:
         return True
     changes = differences(committed, fresh, architectures)
     if changes:
-        print(f"{name} (-) is not what was built (+); if that is meant, run make cuda-kernels and commit it:")
+        print(f"{name} -> what was built; if that is meant, run make cuda-kernels and commit the page:")
         print("\n".join(changes))
         return False
     print(f"{name} says what was built for {', '.join(architectures)}")
