@@ -231,5 +231,5 @@ def test_another_compiler_is_not_compared_and_that_is_said(capsys: pytest.Captur
 
 
 def test_page_is_of_the_pinned_compiler() -> None:
-    pins = (ROOT / "requirements" / "constraints.txt").read_text()
+    pins = (ROOT / "requirements" / "cuda.txt").read_text()
     assert f"nvidia-cuda-nvcc=={machine_code.compiler_of(COMMITTED)}\n" in pins
