@@ -82,5 +82,5 @@ ifneq ($(SETTINGS),$(shell cat build/settings 2>/dev/null))
 endif
 $(VENV)/.built: $(EXTENSION_SOURCES) $(VENV)/.$(RUN) $(VENV)/.build
 	$(BIN)/python setup.py build_ext --inplace
-	@echo '$(SETTINGS)' >build/settings
+	@mkdir -p build && echo '$(SETTINGS)' >build/settings
 	@touch $@

@@ -238,6 +238,19 @@ def check(committed: str, fresh: str, architectures: Sequence[str]) -> bool:
     return True
 
 
+def resources_are_good(kernels: Sequence[Kernel]) -> bool:
+    """Prints how many kernels there are and which use local memory; tells whether both are as they should."""
+    local = [kernel for kernel in kernels if kernel.spills or kernel.stack]
+    for kernel in local:
+        print(
+            f"{kernel.architecture} {kernel.name}: expected no local memory, got {kernel.spills} spills and "
+            f"{kernel.stack} bytes of stack"
+        )
+    count, architectures = instances(kernels), ", ".join(by_architecture(kernels))
+    print(f"{count} kernels for each of {architectures}, {len(local)} with spills; the limit is {KERNELS}")
+    return count < KERNELS and not local
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     name = PAGE.relative_to(ROOT)
     parser = argparse.ArgumentParser(
@@ -250,25 +263,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         kernels = disassembly.read(arguments.library)
+        good = resources_are_good(kernels)
         fresh = page(kernels)
     except (disassembly.MissingToolError, RuntimeError, ValueError) as error:
         sys.exit(f"benchmarks/machine_code.py: {error}")
-    good = True
-    for kernel in kernels:
-        if kernel.spills or kernel.stack:
-            print(
-                f"{kernel.architecture} {kernel.name}: expected no local memory, got {kernel.spills} "
-                f"spills and {kernel.stack} bytes of stack"
-            )
-            good = False
-    architectures = list(by_architecture(kernels))
-    print(f"{instances(kernels)} kernels for each of {', '.join(architectures)}; the limit is {KERNELS}")
-    good = good and instances(kernels) < KERNELS
     if arguments.write:
         PAGE.write_text(fresh, encoding="utf-8")
         print(f"wrote {name}")
     elif arguments.check:
-        good = check(PAGE.read_text(encoding="utf-8"), fresh, architectures) and good
+        good = check(PAGE.read_text(encoding="utf-8"), fresh, list(by_architecture(kernels))) and good
     else:
         print(fresh)
     return int(not good)

@@ -116,10 +116,19 @@ class Step(NamedTuple):
 
 
 def step_of(case: Case, dtype: str, kernels: dict[str, Kernel]) -> Step:
-    """Adds up the loops of the machine code, each as often as the step goes through it."""
+    """Adds up the loops of the machine code, each as often as the step goes through it.
+
+    Raises:
+        RuntimeError: the code has other kernels, or other loops, than the case says.
+    """
     total: dict[str, Fraction] = {}
     for pattern, tile in case.kernels:
-        kernel = kernels[pattern.format(dtype)]
+        kernel = kernels.get(pattern.format(dtype))
+        if kernel is None:
+            raise RuntimeError(
+                f"{pattern.format(dtype)}: there is no such kernel; with the kernels, change cases() in "
+                "benchmarks/products.py"
+            )
         # Filters count with their mirror images.
         tiles = Fraction(COMMON_FILTERS * COMMON_POINTS, case.orbit * tile.rows * tile.columns)
         for product, loop in zip(tile.products, match(kernel, tile), strict=True):

@@ -5,6 +5,7 @@ CI compares the page with the kernels that it has built: ``benchmarks/machine_co
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections import Counter
 from pathlib import Path
@@ -218,6 +219,22 @@ def test_architectures_that_share_a_row_are_compared_one_by_one() -> None:
     apart = f"{head}| fprop | hv | 3x3 | tf32 | 72 | 8.0 |\n| fprop | hv | 3x3 | tf32 | 71 | 9.0 |\n"
     assert machine_code.differences(together, apart, ("8.0",)) == []
     assert machine_code.differences(together, apart, ("9.0",)) == ["9.0 fprop hv 3x3 tf32: HMMA 72 -> 71"]
+
+
+def test_spills_and_too_many_kernels_are_failures(capsys: pytest.CaptureFixture[str]) -> None:
+    good = kernel_of(8)
+    assert machine_code.resources_are_good([good] * (machine_code.KERNELS - 1))
+    assert not machine_code.resources_are_good([good] * machine_code.KERNELS)
+    capsys.readouterr()
+    for change in ({"counts": Counter(HMMA=8, STL=3, LDL=2)}, {"counts": Counter(HMMA=8), "stack": 16}):
+        bad = dataclasses.replace(good, name="bad", architecture="9.0", **change)
+        assert not machine_code.resources_are_good([good, bad])
+        assert "9.0 bad: expected no local memory, got" in capsys.readouterr().out
+
+
+def test_a_kernel_that_is_not_there_is_an_error_that_says_so() -> None:
+    with pytest.raises(RuntimeError, match=r"tied_result_kernel<Float16, 0, false>: there is no such kernel"):
+        products.step_of(next(products.cases()), "Float16", {})
 
 
 def test_another_compiler_is_not_compared_and_that_is_said(capsys: pytest.CaptureFixture[str]) -> None:
