@@ -116,7 +116,8 @@ def tool(name: str) -> str:
     places += sorted(Path(sysconfig.get_path("platlib"), "nvidia").glob("cu[0-9]*/bin"))
     for place in places:
         if (place / name).is_file():
-            (place / name).chmod(0o755)  # some packages come without the run bit
+            if not os.access(place / name, os.X_OK):  # as some packages come
+                (place / name).chmod(0o755)
             return str(place / name)
     found = shutil.which(name)
     if found is None:
