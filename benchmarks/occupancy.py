@@ -37,7 +37,16 @@ SYSTEM_SHARED, SHARED_UNIT = (
 
 
 def resident_blocks(kernel: Kernel, dynamic_shared: int = 0) -> int:
-    """Blocks that a multiprocessor of the kernel's architecture runs at a time."""
+    """Blocks that a multiprocessor of the kernel's architecture runs at a time.
+
+    Raises:
+        ValueError: the limits of that architecture are not in `MULTIPROCESSORS`.
+    """
+    if kernel.architecture not in MULTIPROCESSORS:
+        raise ValueError(
+            f"architecture: expected one of {', '.join(MULTIPROCESSORS)}, got {kernel.architecture}; add its "
+            "limits to benchmarks/occupancy.py"
+        )
     limits = MULTIPROCESSORS[kernel.architecture]
     warps = -(-kernel.threads // WARP)
     of_warp = -(-kernel.registers * WARP // REGISTER_UNIT) * REGISTER_UNIT

@@ -117,6 +117,12 @@ def test_blocks_of_one_warp_are_limited_by_their_number() -> None:
     assert limits == {"8.0": 32, "8.6": 16, "8.9": 24, "9.0": 32, "10.0": 32, "12.0": 24}
 
 
+def test_an_architecture_without_limits_is_an_error_that_says_so() -> None:
+    kernel = Kernel("k", "7.5", "13.0", 16, 32, 0, 0, Counter(), ())
+    with pytest.raises(ValueError, match=r"expected one of 8.0, .*, got 7.5; add"):
+        occupancy.resident_blocks(kernel)
+
+
 # Products
 
 
