@@ -29,11 +29,10 @@ MULTIPROCESSORS = {
     "10.0": Multiprocessor(64, 32, 228 * KIB),
     "12.0": Multiprocessor(48, 24, 100 * KIB),
 }
-REGISTERS, REGISTER_UNIT, PARTITIONS = 65536, 256, 4  # of a multiprocessor; a warp's come in units
-SYSTEM_SHARED, SHARED_UNIT = (
-    1024,
-    128,
-)  # bytes that every block takes besides its own, and what it is rounded to
+# Registers of a multiprocessor, which a warp gets in units, and of its partitions each has a share.
+REGISTERS, REGISTER_UNIT, PARTITIONS = 65536, 256, 4
+# Bytes of shared memory that every block takes besides its own, and what the sum is rounded up to.
+SYSTEM_SHARED, SHARED_UNIT = 1024, 128
 
 
 def resident_blocks(kernel: Kernel, dynamic_shared: int = 0) -> int:
