@@ -37,10 +37,10 @@ class Choice(NamedTuple):
 
     @property
     def mirror(self) -> Callable[..., Tensor]:
-        """What mirrors the weights for the torch backend: the operator, if that was chosen for speed."""
+        """What mirrors the weights for the torch backend: on a CPU the operator, if chosen for speed."""
         if self.reason == cost.SMALL:
             return gather.mirror
-        return autograd.mirror if self.reason in cost.EXCEPTIONS else reference.mirror
+        return autograd.mirror if self.reason in cost.CPU_EXCEPTIONS else reference.mirror
 
 
 def _checked(name: str, origin: str) -> str:
