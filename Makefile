@@ -26,11 +26,12 @@ help:  ## this list
 demo: $(VENV)/.demo $(VENV)/.built  ## train on handwritten digits; the table and the picture go to $(OUT)/
 	$(BIN)/python -m symconv_ext demo --out $(OUT) $(ARGS)
 
-test: $(VENV)/.test $(VENV)/.built  ## build and run the tests
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.test $(VENV)/.built  ## build and run the tests, a file on each core at a time
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
 
 test-full: export SYMCONV_TEST_FULL := 1
-test-full: test  ## the same with every test of the CUDA kernels on the emulated GPU (long)
+test-full: export SYMCONV_TEST_RANDOM := 10
+test-full: test  ## the same with ten times as many random problems (long)
 
 lint: $(VENV)/.lint $(VENV)/.$(RUN) $(VENV)/.demo  ## ruff, clang-format and mypy; changes nothing
 	$(BIN)/ruff check
