@@ -18,10 +18,10 @@ ARCHITECTURES = $(shell PYTHONPATH=csrc $(BIN)/python -c 'import toolchain; prin
 CPP_SOURCES = find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu'
 EXTENSION_SOURCES := setup.py $(wildcard pyproject.toml) $(shell find csrc -type f)
 
-.PHONY: help demo test test-full lint format build cuda-kernels docs clean
+.PHONY: help demo test test-full lint format build cuda-kernels performance-model docs clean
 
 help:  ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 26
 
 demo: $(VENV)/.demo $(VENV)/.built  ## train on handwritten digits; the table and the picture go to $(OUT)/
 	$(BIN)/python -m symconv_ext demo --out $(OUT) $(ARGS)
@@ -50,6 +50,9 @@ cuda-kernels: $(VENV)/.cuda $(VENV)/.$(RUN) $(VENV)/.build  ## compile the CUDA 
 	CUDA_HOME="$(CUDA_PACKAGES)" SYMCONV_CUDA=1 TORCH_CUDA_ARCH_LIST="$(ARCHITECTURES)" \
 	  $(BIN)/python setup.py build_ext --build-temp build/cuda-kernels --build-lib build/cuda-kernels
 	CUDA_HOME="$(CUDA_PACKAGES)" $(BIN)/python benchmarks/machine_code.py --write build/cuda-kernels/symconv_ext/_C.abi3.so
+
+performance-model: $(VENV)/.test $(VENV)/.built  ## count on the emulated GPU what the CUDA kernels do; docs/performance-model.md
+	$(BIN)/python benchmarks/performance_model.py --write
 
 docs: $(VENV)/.demo $(VENV)/.built  ## make the pictures and the demo's table in docs/ again
 	$(BIN)/python docs/orbit.py

@@ -69,17 +69,3 @@ def threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
-
-
-# SYMCONV_TEST_EMULATED=0 leaves out the tests of the CUDA kernels on the emulated GPU: where they ran once,
-# another environment gives the same.
-EMULATED = os.environ.get("SYMCONV_TEST_EMULATED", "1") not in ("", "0")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselects what SYMCONV_TEST_EMULATED says."""
-    if EMULATED:
-        return
-    left = [item for item in items if item.path.name.startswith("test_cuda_kernels")]
-    config.hook.pytest_deselected(items=left)
-    items[:] = [item for item in items if not item.path.name.startswith("test_cuda_kernels")]

@@ -146,8 +146,8 @@ PYBIND11_MODULE(SYMCONV_EMULATOR_MODULE, m) {
     for (const Launch& launch : launches()) {
       py::dict one;
       one["kernel"] = launch.kernel;
-      one["blocks"] = launch.blocks;
-      one["threads"] = launch.threads;
+      one["grid"] = py::make_tuple(launch.grid.x, launch.grid.y, launch.grid.z);
+      one["block"] = py::make_tuple(launch.block.x, launch.block.y, launch.block.z);
       one["shared_bytes"] = launch.shared_bytes;
       one["counters"] = counter_dict(launch.counters);
       all.append(one);

@@ -593,7 +593,7 @@ void run_grid(const std::string& kernel, Dim3 grid, Dim3 block, size_t shared_by
   }
   d.running->packed_math += d.packed_math_lanes / kWarp;
   d.running = nullptr;
-  Launch launch{kernel, grid_blocks, static_cast<int64_t>(block.x) * block.y * block.z, shared_bytes, {}};
+  Launch launch{kernel, grid, block, shared_bytes, {}};
   add_scaled(launch.counters, counted, grid_blocks, total);
   launch.counters.launches = 1;
   add_scaled(d.counters[kernel], launch.counters, 1, 1);

@@ -60,7 +60,7 @@ Counters& running_counters();                 // of the kernel that runs now
 // One launch: what of `counters()` it made.
 struct Launch {
   std::string kernel;
-  int64_t blocks, threads;
+  Dim3 grid, block;
   size_t shared_bytes;
   Counters counters;
 };
