@@ -21,6 +21,7 @@ from torch._subclasses import FakeTensorMode
 
 import symconv_ext
 from symconv_ext import backends, gpu, ops
+from symconv_ext.verify.cases import cases
 
 pytestmark = [
     pytest.mark.usefixtures("native"),
@@ -50,6 +51,28 @@ def test_the_extension_says_what_it_was_built_for() -> None:
     for one in names:
         major, minor = re.sub(r"[af]?(\+PTX)?$", "", one).split(".")
         assert gpu.covers(ops.CUDA_ARCHITECTURES, (int(major), int(minor)))
+
+
+def test_it_says_which_kernel_a_problem_runs() -> None:
+    case = next(c for c in cases() if c.name == "2d all hv channels_last")
+    strided = next(c for c in cases() if c.name == "2d mixed stride 2 channels_last")
+    for operator in OPERATORS:
+        for dtype, tf32, kernel in (
+            (torch.float16, False, "tensor core"),
+            (torch.bfloat16, False, "tensor core"),
+            (torch.float32, True, "tensor core"),
+            (torch.float32, False, "plain"),
+            (torch.float64, True, "plain"),
+        ):
+            problem = (case.problem, case.a_size, case.b_size)
+            assert ops.cuda_kernel(operator, *problem, dtype, tf32) == kernel
+    problem = (strided.problem, strided.a_size, strided.b_size)
+    found = [ops.cuda_kernel(operator, *problem, torch.float16, False) for operator in OPERATORS]
+    assert found == ["tensor core", "plain", "tensor core"]
+    with pytest.raises(RuntimeError, match="operator: expected 'fprop', 'dgrad' or 'wgrad', got 'prop'"):
+        ops._C.cuda_kernel("prop", "float16", False, (0,) * 31)
+    with pytest.raises(RuntimeError, match="problem: expected 31 numbers, got 2"):
+        ops._C.cuda_kernel("fprop", "float16", False, (1, 2))
 
 
 def on_cuda(mode: FakeTensorMode, tensor: torch.Tensor) -> torch.Tensor:
