@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.util
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -22,6 +19,8 @@ from memory import extra_of_fprop
 from options import Setting
 from progress import note, progress
 from shapes import LAYERS, SHOWN, Layer
+
+from symconv_ext.tolerances import bound
 
 MISSED = "MISSED"
 MANY = 16  # cases of a bar, from which on only the worst is shown
@@ -197,11 +196,10 @@ def _tiny(setting: Setting) -> Iterator[Case]:
 
 
 def _errors(setting: Setting) -> Iterator[Case]:
-    """e over what the design's section on numerics allows, as tests/tolerances.py has it."""
+    """e over what the design's section on numerics allows."""
 
     def run(layer: Layer, symmetry: str) -> Callable[[], Reached | None]:
         def of() -> Reached | None:
-            bound = _tolerances().bound
             data = _data(layer, setting.dtype, setting.device)
             found = errors(layer, symmetry, data, native_or_torch(setting.device))
             shares = [e / bound(name, setting.dtype, found.dense[name]) for name, e in found.ours.items()]
@@ -217,17 +215,6 @@ def _errors(setting: Setting) -> Iterator[Case]:
     for layer, symmetry in (*where, (volume, "hv"), (volume, "hvz")):
         name = f"{layer.name} {symmetry}"
         yield Case("error over the error allowed", name, 1, 1, run(layer, symmetry), lower_is_better=True)
-
-
-def _tolerances() -> ModuleType:
-    """tests/tolerances.py, the one place that says how large an error may be."""
-    path = Path(__file__).parent.parent / "tests" / "tolerances.py"
-    specification = importlib.util.spec_from_file_location("tolerances", path)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
 
 
 def _memory(setting: Setting) -> Iterator[Case]:

@@ -22,7 +22,7 @@ from options import ISA, Setting
 from timing import interleaved
 
 import symconv_ext
-from symconv_ext import ops
+from symconv_ext import gpu, ops
 
 GEMM = {
     "cpu": (256, 512, 1024, 2048),
@@ -151,8 +151,11 @@ def description(setting: Setting) -> list[tuple[str, str]]:
     lines = [("date", datetime.date.today().isoformat()), ("processor", processor())]
     lines += [("logical cores", str(os.cpu_count())), ("torch threads", str(torch.get_num_threads()))]
     if setting.device == "cuda":
-        lines.append(("GPU", torch.cuda.get_device_name()))
-        lines.append(("CUDA, cuDNN", f"{torch.version.cuda}, {torch.backends.cudnn.version()}"))
+        major, minor = torch.cuda.get_device_capability()
+        lines.append(("GPU", f"{torch.cuda.get_device_name()}, sm_{major}{minor}"))
+        lines.append(("driver", gpu.driver()))
+        lines.append(("CUDA, cuDNN", f"{torch.version.cuda}, {torch.backends.cudnn.version()}, autotuned"))
+        lines.append(("CUDA kernels", gpu.why_not(torch.device("cuda")) or ops.CUDA_ARCHITECTURES))
     forced = " ".join(f"{name}={value}" for name, value in ISA[setting.isa].items())
     return [
         *lines,
@@ -161,5 +164,5 @@ def description(setting: Setting) -> list[tuple[str, str]]:
         ("symconv_ext", f"{symconv_ext.__version__}, CPU kernels: {symconv_isa()}"),
         ("oneDNN", onednn_isa()),
         ("instruction set", f"held to {setting.isa} by {forced}" if forced else "the best of the machine"),
-        ("dtype", str(setting.dtype).removeprefix("torch.")),
+        ("dtype", "tf32" if setting.tf32 else str(setting.dtype).removeprefix("torch.")),
     ]

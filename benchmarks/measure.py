@@ -13,7 +13,7 @@ from timing import Call, Timing, interleaved
 from torch import Tensor, nn
 
 import symconv_ext
-from symconv_ext import ops, reference
+from symconv_ext import backends, ops, reference
 
 SYMMETRIC = {1: symconv_ext.SymmetricConv1d, 2: symconv_ext.SymmetricConv2d, 3: symconv_ext.SymmetricConv3d}
 
@@ -34,7 +34,7 @@ class Symmetric(Contender):
         super().__init__(layer, random_weight_(module), data, format)
         tail = (*self.geometry, 1, list(layer.plan(symmetry).orbits), False)
         native = ops.LOADED and ops.has_kernel(data.input.device.type)
-        self.tail = (*tail, False) if native else tail
+        self.tail = (*tail, backends.allow_tf32(data.input)) if native else tail
         self.operators = torch.ops.symconv_ext if native else reference
 
     def prepack(self) -> None:

@@ -15,6 +15,7 @@ DTYPES = {
     "float64": torch.float64,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
+    "tf32": torch.float32,  # on a GPU, rounded for the tensor cores; float32 is not, then
 }
 
 # What holds torch's dense convolutions (oneDNN), its matrix product (MKL), its own loops (ATen) and
@@ -36,6 +37,7 @@ class Setting:
     """What the options say, and how long to measure what."""
 
     dtype: torch.dtype = torch.float32
+    tf32: bool = False  # whether float32 is rounded for a GPU's tensor cores
     device: str = "cpu"
     isa: str = "default"
     seconds: float = 0.5  # per case
@@ -82,10 +84,16 @@ def apply(arguments: argparse.Namespace) -> Setting:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("--device cuda: torch finds no CUDA device here; leave it out to measure the CPU")
+    tf32 = arguments.dtype == "tf32"
+    if tf32 and arguments.device != "cuda":
+        raise SystemExit("--dtype tf32: only a GPU rounds so; use --dtype float32 on the CPU")
+    if arguments.device == "cuda":
+        for part in (torch.backends.cudnn.conv, torch.backends.cuda.matmul):  # type: ignore[attr-defined]
+            part.fp32_precision = "tf32" if tf32 else "ieee"
     torch.set_num_threads(arguments.threads)
     torch.backends.cudnn.benchmark = True
     torch.manual_seed(0)
-    setting = Setting(DTYPES[arguments.dtype], arguments.device, arguments.isa)
+    setting = Setting(DTYPES[arguments.dtype], tf32, arguments.device, arguments.isa)
     if "seconds" not in arguments:
         return setting
     return dataclasses.replace(setting, seconds=arguments.seconds, only=arguments.only)

@@ -26,7 +26,7 @@ FEWEST_ROUNDS = 5
 PATIENCE = 4.0  # times the budget, after which even the fewest rounds are cut short
 MOST_ROUNDS = 400
 WARM_UP_ROUNDS = {"cpu": 2, "cuda": 10}  # cuDNN tries its algorithms in the first of them
-HEAD_START = 1_000_000  # cycles that a GPU waits, while the calls of a sample are queued
+HEAD_START = 1_000_000  # cycles that a GPU waits for each call of a sample, while they are queued
 
 Key = TypeVar("Key", bound=Hashable)
 Call = Callable[[int], object]  # takes the number of a buffer set
@@ -101,7 +101,8 @@ def _cpu_sample(call: Call, results: list[object], first: int, count: int) -> fl
 def _cuda_sample(call: Call, results: list[object], first: int, count: int) -> float:
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     torch.cuda.synchronize()
-    torch.cuda._sleep(HEAD_START)  # so that the device never waits for the host between the events
+    # So that the device never waits for the host between the events.
+    torch.cuda._sleep(HEAD_START * count)
     start.record()
     for i in range(first, first + count):
         results[i % ROTATION] = call(i % ROTATION)

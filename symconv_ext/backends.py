@@ -36,11 +36,12 @@ class Choice(NamedTuple):
     reason: str
 
 
+
 def mirror_for(choice: Choice) -> Callable[..., Tensor]:
-    """What mirrors the weights for the torch backend: the operator, if that was chosen for speed."""
+    """What mirrors the weights for the torch backend: on a CPU the operator, if chosen for speed."""
     if choice.reason == cost.SMALL:
         return gather.mirror
-    return autograd.mirror if choice.reason in cost.EXCEPTIONS else reference.mirror
+    return autograd.mirror if choice.reason in cost.CPU_EXCEPTIONS else reference.mirror
 
 
 def _checked(name: str, origin: str) -> str:

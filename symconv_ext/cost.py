@@ -19,7 +19,8 @@ NO_FOLD = "its input gradient has no fast kernel: the taps that reach a point ar
 FEW_FILTERS = "the blocks have so few orbits that they leave most of the kernel's tiles empty"
 SMALL = "the whole convolution is so small that the calls around it cost more than the work"
 NO_TENSOR_CORE = "no tensor-core kernel takes this dtype, kernel size or stride"
-EXCEPTIONS = (NO_FOLD, FEW_FILTERS, SMALL, NO_TENSOR_CORE)
+CPU_EXCEPTIONS = (NO_FOLD, FEW_FILTERS, SMALL)
+EXCEPTIONS = (*CPU_EXCEPTIONS, NO_TENSOR_CORE)
 
 # Reduced filters that a CPU micro-kernel computes at once; a block costs as much as whole tiles.
 _TILE = 6

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import re
+from pathlib import Path
 
 import torch
 
@@ -45,6 +47,15 @@ def covers(architectures: str, capability: tuple[int, int]) -> bool:
         if number[-1].isdigit() and capability > built and (ptx or capability[0] == built[0]):
             return True
     return False
+
+
+def driver() -> str:
+    """The driver of NVIDIA's GPUs, in words: its own version where the system tells, and CUDA's."""
+    try:
+        found = re.search(r"Kernel Module\D*([\d.]+)", Path("/proc/driver/nvidia/version").read_text())
+    except OSError:
+        found = None
+    return f"{f'{found[1]}, ' if found else ''}knows CUDA {_version(_driver_version())}"
 
 
 def _driver_version() -> int:

@@ -26,9 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def report() -> Iterator[str]:
     """The lines of the report."""
-    yield f"symconv_ext {__version__}, torch {torch.__version__}, Python {platform.python_version()}"
-    yield f"machine    {platform.system()} {platform.machine()}"
-    yield f"extension  {_extension()}"
+    yield from versions()
     yield f"backend    {backends.setting}"
     for device, description in devices():
         yield ""
@@ -41,6 +39,13 @@ def report() -> Iterator[str]:
     yield "Where 'native' stands, backend 'auto' takes it for every layer except:"
     for exception in backends.EXCEPTIONS:
         yield f"  {exception}"
+
+
+def versions() -> Iterator[str]:
+    """What is installed, and for what machine."""
+    yield f"symconv_ext {__version__}, torch {torch.__version__}, Python {platform.python_version()}"
+    yield f"machine    {platform.system()} {platform.machine()}"
+    yield f"extension  {_extension()}"
 
 
 def devices() -> Iterator[tuple[torch.device, str]]:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .problem import Problem
 from .symmetry import filters_of
 
 NAMESPACE = "symconv_ext"
@@ -38,6 +39,48 @@ def has_kernel(device_type: str) -> bool:
     """Whether the extension holds kernels for tensors of this device type."""
     key = {"cpu": "CPU", "cuda": "CUDA"}.get(device_type)
     return key is not None and torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::fprop", key)
+
+
+def cpu_capability() -> str:
+    """The instruction set whose CPU kernels are in use, such as ``'avx2'``; the extension is loaded."""
+    return str(_C.cpu_capability())
+
+
+def cuda_kernel(
+    operator: str,
+    problem: Problem,
+    a_size: Sequence[int],
+    b_size: Sequence[int],
+    dtype: torch.dtype,
+    allow_tf32: bool,
+) -> str:
+    """Which CUDA kernel an operator runs: ``'tensor core'`` or ``'plain'``.
+
+    Args:
+        operator: ``'fprop'``, ``'dgrad'`` or ``'wgrad'``.
+        problem: the geometry.
+        a_size, b_size: of the tensors on the two sides, batch and channels included.
+        dtype, allow_tf32: as the operator gets them.
+
+    The extension was built with CUDA kernels.
+    """
+
+    def three(values: Sequence[int], missing: int) -> list[int]:
+        return [missing] * (3 - len(values)) + list(values)
+
+    p = problem
+    numbers = [b_size[0], a_size[1], b_size[1], p.groups, int(p.transposed)]
+    for values, missing in (
+        (b_size[2:], 1),
+        (a_size[2:], 1),
+        (p.kernel_size, 1),
+        (p.stride, 1),
+        (p.padding, 0),
+        (p.dilation, 1),
+    ):
+        numbers += three(values, missing)
+    numbers += p.orbits
+    return str(_C.cuda_kernel(operator, str(dtype).removeprefix("torch."), allow_tf32, tuple(numbers)))
 
 
 def suggests_channels_last(tensor: Tensor) -> bool:

@@ -69,31 +69,3 @@ def threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
-
-
-FULL = os.environ.get("SYMCONV_TEST_FULL", "0") not in ("", "0")
-# Tests of the CUDA kernels on the emulated device: every how manieth of a file's runs, 0 for none of them.
-EMULATED = {
-    "test_cuda_kernels.py": 16,
-    "test_cuda_kernels_counts.py": 0,
-    "test_cuda_kernels_mutants.py": 0,
-    "test_cuda_kernels_sanitized.py": 0,
-}
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """An emulated GPU is slow: a sample of its tests; all of them with SYMCONV_TEST_FULL=1."""
-    if FULL:
-        return
-    seen = dict.fromkeys(EMULATED, 0)
-    kept, left = [], []
-    for item in items:
-        name = item.path.name
-        if name not in EMULATED:
-            kept.append(item)
-            continue
-        every = EMULATED[name]
-        (kept if every and seen[name] % every == 0 else left).append(item)
-        seen[name] += 1
-    config.hook.pytest_deselected(items=left)
-    items[:] = kept

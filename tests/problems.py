@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
+TIMES = int(os.environ.get("SYMCONV_TEST_RANDOM", "1"))  # how many times more random problems
 BLOCKS = ("h", "v", "z", "hv", "hz", "vz", "hvz", "")  # block order; "" is plain
 MASKS = {1: ("h",), 2: ("h", "v", "hv"), 3: BLOCKS[:7]}  # by rank
 LAYOUTS = ("contiguous", "channels_last", "odd", "expanded", "offset")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import importlib.util
 import os
 import re
 import subprocess
@@ -35,6 +36,13 @@ import shapes  # noqa: E402
 import tables  # noqa: E402
 import timing  # noqa: E402
 from shapes import FORMATS, Layer  # noqa: E402
+
+_specification = importlib.util.spec_from_file_location("benchmark_layers", ROOT / "benchmarks" / "layers.py")
+assert _specification is not None
+assert _specification.loader is not None
+benchmark_layers = importlib.util.module_from_spec(_specification)
+sys.modules["benchmark_layers"] = benchmark_layers
+_specification.loader.exec_module(benchmark_layers)
 
 TINY = {
     1: Layer("tiny", 2, 3, 8, (9,), bias=True),
@@ -103,6 +111,78 @@ class TestTiming:
             {"slow": lambda i: calls.append(torch.randn(400, 400) @ torch.randn(400, 400))}, 0.0
         )
         assert len(calls) > timing.WARM_UP_ROUNDS["cpu"]
+
+
+class FakeGpu:
+    """A clock for the host and one for the end of the device's queue, in place of torch.cuda's."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.host = self.device = 0.0
+        self.synchronized = True
+        gpu = self
+
+        class Event:
+            def __init__(self, enable_timing: bool) -> None:
+                assert enable_timing
+
+            def record(self) -> None:
+                self.at = max(gpu.host, gpu.device)
+
+            def elapsed_time(self, end: Event) -> float:
+                assert gpu.synchronized, "the end has not been reached"
+                return 1000 * (end.at - self.at)
+
+        monkeypatch.setattr(torch.cuda, "Event", Event)
+        monkeypatch.setattr(torch.cuda, "synchronize", self.synchronize)
+        monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: self.run(cycles / 1e9))
+
+    def synchronize(self) -> None:
+        self.host = max(self.host, self.device)
+        self.synchronized = True
+
+    def run(self, seconds: float) -> None:
+        """Queues work."""
+        self.device = max(self.host, self.device) + seconds
+        self.synchronized = False
+
+
+class TestTimingOnGpu:
+    def test_events_give_the_devices_time_however_slow_the_host(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        gpu = FakeGpu(monkeypatch)
+        seen: dict[str, list[int]] = {"short": [], "long": []}
+
+        def call(name: str, i: int) -> None:
+            seen[name].append(i)
+            gpu.host += 300e-6  # what Python takes to queue a call
+            gpu.run({"short": 20e-6, "long": 5e-3}[name])
+
+        calls = {name: functools.partial(call, name) for name in seen}
+        found = timing.interleaved(calls, 0.0, "cuda")
+        assert found["short"].median == pytest.approx(20e-6)
+        assert found["long"].median == pytest.approx(5e-3)
+        assert found["short"].spread == pytest.approx(0, abs=1e-6)
+        for name, numbers in seen.items():
+            assert set(numbers) == set(range(timing.ROTATION))
+            assert len(numbers) > timing.WARM_UP_ROUNDS["cuda"]
+            assert found[name].samples == len(numbers[timing.WARM_UP_ROUNDS["cuda"] :]) / (
+                10 if name == "short" else 1
+            )
+        # Without the head start, the device would wait for the host.
+        monkeypatch.setattr(timing, "HEAD_START", 0)
+        assert timing.interleaved(calls, 0.0, "cuda")["short"].median > 250e-6
+
+    def test_the_calls_of_the_warm_up_do_not_count(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        gpu = FakeGpu(monkeypatch)
+        calls = 0
+
+        def call(i: int) -> None:
+            nonlocal calls
+            calls += 1
+            gpu.run(1.0 if calls < timing.WARM_UP_ROUNDS["cuda"] else 1e-3)  # cuDNN tries its algorithms
+
+        assert timing.interleaved({"conv": call}, 0.0, "cuda")["conv"].median == pytest.approx(1e-3)
 
 
 class TestShapes:
@@ -219,6 +299,20 @@ class TestContenders:
             for name, error in found.ours.items():
                 assert error <= tolerances.bound(name, dtype, found.dense[name])
             assert (max(found.dense.values()) > tolerances.FLOAT64) == (dtype == torch.float32)
+
+
+def test_on_a_gpu_the_faster_of_the_mirrored_contenders_is_shown() -> None:
+    layer = TINY[2]
+    slow, fast = timing.Timing(2.0, 0.0, 1), timing.Timing(1.0, 0.0, 1)
+    each = {"contiguous": slow, "channels_last": fast}
+    times = measure.Times(dense=each, mirrored=each, ours=each)
+    row = benchmark_layers.Row(layer, "hv", "step", times, measure.Errors({}, {}))
+    (cells,) = benchmark_layers.table([row], machine.Limits(1e9, 1e9, ""))
+    shown = dict(zip(benchmark_layers.HEADER, cells, strict=True))
+    assert shown["mirror and F.conv, ms"].startswith("1000 ")
+    assert shown["ratio to mirror and F.conv"] == "1.00"
+    contenders = benchmark_layers.csv_rows([row], machine.Limits(1e9, 1e9, ""))
+    assert len(contenders) == 6
 
 
 class TestModels:
@@ -394,6 +488,26 @@ class TestOptions:
     def test_no_cuda_is_said(self) -> None:
         with pytest.raises(SystemExit, match="no CUDA device"):
             options.apply(options.parser("").parse_args(["--device", "cuda"]))
+
+    def test_arithmetic_on_a_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        switches = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+        before = [switch.fp32_precision for switch in switches]
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        threads = ["--threads", str(torch.get_num_threads())]
+        try:
+            for dtype, tf32, expected in (("tf32", True, "tf32"), ("float32", False, "ieee")):
+                arguments = options.parser("").parse_args(["--device", "cuda", "--dtype", dtype, *threads])
+                setting = options.apply(arguments)
+                assert (setting.dtype, setting.tf32, setting.device) == (torch.float32, tf32, "cuda")
+                assert [switch.fp32_precision for switch in switches] == [expected] * 2
+                assert torch.backends.cudnn.benchmark
+        finally:
+            for switch, value in zip(switches, before, strict=True):
+                switch.fp32_precision = value
+
+    def test_tf32_needs_a_gpu(self) -> None:
+        with pytest.raises(SystemExit, match="only a GPU"):
+            options.apply(options.parser("").parse_args(["--dtype", "tf32"]))
 
     def test_only(self) -> None:
         parser = options.parser("")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import symconv_ext
-from symconv_ext import SymmetricConv2d, SymmetricConvTranspose2d, backends, cost, ops
+from symconv_ext import SymmetricConv2d, SymmetricConvTranspose2d, backends, cost, ops, reference
 
 pytestmark = pytest.mark.skipif(not ops.LOADED, reason="without the extension there is nothing to choose")
 
@@ -63,9 +63,9 @@ def test_dense_path_agrees_with_the_torch_backend(case, format_):
             output = layer(value)
             gradient = torch.autograd.grad(output.square().sum(), [value, layer.weight, layer.bias])
             results.append((output, *gradient))
-    for ours, reference in zip(*results, strict=True):
-        torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-4)
-        assert ours.stride() == reference.stride()
+    for ours, dense in zip(*results, strict=True):
+        torch.testing.assert_close(ours, dense, rtol=1e-4, atol=1e-4)
+        assert ours.stride() == dense.stride()
 
 
 @pytest.mark.parametrize("case", DENSE, ids=lambda case: case.__name__)
@@ -107,3 +107,10 @@ def test_on_a_gpu_only_problems_with_tensor_core_kernels_are_folded(dtype):
         assert folded(strided)
         assert not folded(transposed)
     assert cost.why_dense(plain, CUDA, torch.float64, None, True) == cost.NO_TENSOR_CORE
+
+
+def test_on_a_gpu_the_dense_path_needs_no_operator_that_only_the_cpu_has():
+    """`mirror` has no CUDA kernel."""
+    assert backends.Choice(False, cost.NO_TENSOR_CORE).mirror is reference.mirror
+    for reason in cost.CPU_EXCEPTIONS:
+        assert backends.Choice(False, reason).mirror is not reference.mirror

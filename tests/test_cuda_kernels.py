@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import functools
+import os
+from types import SimpleNamespace
 
 import pytest
 import torch
 from emulator import build
 from emulator.operators import Device
-from oracle import Results, case, results
-from problems import CONVOLUTIONS, FEW, PROBLEMS, Problem, Tensors, lay_out, random_problems
+from oracle import Results, results
+from oracle import case as case_of
+from problems import CONVOLUTIONS, FEW, PROBLEMS, TIMES, Problem, Tensors, lay_out, random_problems
 from tolerances import assert_close
+
+from symconv_ext import ops
+from symconv_ext.verify.arithmetic import ARITHMETICS, TF32, kernel
+from symconv_ext.verify.cases import Case, cases
 
 pytestmark = pytest.mark.skipif(build.compiler() is None, reason="the emulator needs a C++ compiler")
 
 OPERATORS = ("fprop", "dgrad", "wgrad")
+FULL = os.environ.get("SYMCONV_TEST_FULL", "0") not in ("", "0")  # every case of verify
 # The larger problems of the shared list take the plain kernels too long in the emulator.
 AFFORDABLE = [p for p in PROBLEMS if p.multiplications <= 600_000]
 LARGE = [p for p in PROBLEMS if p.multiplications > 600_000]
@@ -34,7 +42,7 @@ def rounded_to_tf32(tensor: torch.Tensor) -> torch.Tensor:
 @functools.lru_cache(maxsize=4)
 def dense_in_tf32(problem: Problem) -> Results:
     """What a dense convolution gives that rounds its operands to tf32 and is exact otherwise."""
-    t = case(problem, torch.float32).tensors
+    t = case_of(problem, torch.float32).tensors
     operands = [rounded_to_tf32(x) for x in (t.input, t.weight, t.grad_output)]
     exact = results(problem, Tensors(*operands, t.bias_a.double(), t.bias_b.double()))
     return Results(*(getattr(exact, operator).float() for operator in OPERATORS))
@@ -49,7 +57,7 @@ def check(
     allow_tf32: bool = False,
 ) -> str:
     """Runs the operator, holds it to the oracle, and returns the name of the kernel that ran."""
-    reference = case(problem, dtype)
+    reference = case_of(problem, dtype)
     oracle, dense = getattr(reference.oracle, operator), getattr(reference.dense, operator)
     kernel = device.kernel_for(operator, problem, dtype, allow_tf32)
     on_tensor_core = kernel == "tensor core"
@@ -92,10 +100,11 @@ def test_tensor_cores_on_every_problem(device: Device, number: int, problem: Pro
 @pytest.mark.parametrize("operator", OPERATORS)
 @pytest.mark.parametrize("dtype", TENSOR_CORE_DTYPES, ids=str)
 @pytest.mark.parametrize("problem", FEW, ids=str)
-def test_tensor_cores_in_every_dtype(
+def test_tensor_cores_in_every_dtype_and_several_schedules(
     device: Device, problem: Problem, dtype: torch.dtype, operator: str
 ) -> None:
-    check(device, operator, problem, dtype, seed=1, allow_tf32=True)
+    for seed in range(3):
+        check(device, operator, problem, dtype, seed, allow_tf32=True)
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
@@ -108,7 +117,9 @@ def test_large_problems(device: Device, problem: Problem, operator: str) -> None
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
-@pytest.mark.parametrize("problem", random_problems(20, seed=4, largest=3), ids=str)
+@pytest.mark.parametrize(
+    "problem", [p for seed in range(TIMES) for p in random_problems(20, seed=4 + seed, largest=3)], ids=str
+)
 def test_random_problems(device: Device, problem: Problem, operator: str) -> None:
     check(device, operator, problem, torch.float32, seed=2)
     check(device, operator, problem, torch.float16, seed=3)
@@ -118,9 +129,9 @@ def test_random_problems(device: Device, problem: Problem, operator: str) -> Non
 @pytest.mark.parametrize("name", ["2d-blocks-17-15-33", "3d-all-masks-transposed"])
 def test_every_schedule_gives_the_same_bits(device: Device, name: str, seed: int) -> None:
     problem = next(p for p in PROBLEMS if p.name == name)
-    tensors = case(problem, torch.float16).tensors
+    tensors = case_of(problem, torch.float16).tensors
     for operator in OPERATORS:
-        size = getattr(case(problem, torch.float16).oracle, operator).shape
+        size = getattr(case_of(problem, torch.float16).oracle, operator).shape
         device.module.settings().seed = seed
         device.module.settings().resident_blocks = 1 + seed % 4
         value = getattr(device, operator)(problem, tensors, torch.empty(size, dtype=torch.float16))
@@ -129,6 +140,50 @@ def test_every_schedule_gives_the_same_bits(device: Device, name: str, seed: int
         device.module.settings().seed = 1000
         again = getattr(device, operator)(problem, tensors, torch.empty(size, dtype=torch.float16))
         assert torch.equal(value, again)
+
+
+def as_problem(case: Case) -> Problem:
+    """A case of `verify` as a problem of the shared list."""
+    p, a, b = case.problem, case.a_size[1], case.b_size[1]
+    geometry = (p.kernel_size, tuple(p.symmetry.counts.items()), p.stride, p.padding, p.dilation)
+    return Problem(
+        case.name,
+        *(a, b, case.size, *geometry, p.groups, case.batch, p.transposed),
+        layout="channels_last" if case.channels_last else "contiguous",
+    )
+
+
+@pytest.mark.parametrize("case", cases(quick=True), ids=lambda case: case.name.replace(" ", "-"))
+def test_the_cases_of_verify_are_named_to_the_kernels(
+    device: Device, case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kernel_for(operator: str, dtype: str, allow_tf32: bool, numbers: tuple[int, ...]) -> str:
+        return device.module.kernel_for(operator, list(numbers), dtype, allow_tf32)
+
+    monkeypatch.setattr(ops, "_C", SimpleNamespace(cuda_kernel=kernel_for), raising=False)
+    p = as_problem(case)
+    assert (p.output_size, p.input_size) == (case.a_size, case.b_size)
+    assert p.weight_size == list(case.problem.weight_size)
+    for operator in OPERATORS:
+        for arithmetic in (*ARITHMETICS, TF32):
+            found = kernel(operator, case, torch.device("cuda"), arithmetic)
+            assert found == device.kernel_for(operator, p, arithmetic.dtype, arithmetic.tf32)
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize(
+    "p",
+    [as_problem(c) for c in cases(quick=not FULL) if FULL or c.rank < 3],
+    ids=lambda p: p.name.replace(" ", "-"),
+)
+def test_the_cases_of_verify_are_within_the_error_allowed(
+    device: Device, p: Problem, dtype: torch.dtype, operator: str
+) -> None:
+    """So that what a GPU's first run reports is no matter of luck."""
+    if device.kernel_for(operator, p, dtype, True) == "plain":
+        pytest.skip("the plain kernel takes too long in the emulator")
+    check(device, operator, p, dtype, seed=5, allow_tf32=True)
 
 
 def test_a_grid_that_is_too_large_is_named(device: Device) -> None:

@@ -8,6 +8,7 @@ as caught.
 from __future__ import annotations
 
 import dataclasses
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -225,6 +226,7 @@ def run(module: Path, operator: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", RUN, str(module), operator],
         cwd=Path(__file__).parent,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
         timeout=600,

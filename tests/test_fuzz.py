@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
 import oracle
 import pytest
 import torch
-from problems import Problem, random_problems
+from problems import TIMES, Problem, random_problems
 from test_operators import HALF, OPERATORS, compute, name
 from tolerances import assert_close
 
-TIMES = int(os.environ.get("SYMCONV_TEST_RANDOM", "1"))
 SMALL = [p for seed in range(TIMES) for p in random_problems(120, seed)]
 LARGE = [p for seed in range(TIMES) for p in random_problems(25, 1000 + seed, largest=18)]
 

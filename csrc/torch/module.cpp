@@ -2,13 +2,19 @@
 #include <Python.h>
 
 #include <exception>
+#include <string>
+#include <vector>
 
 #include "../cpu/kernels.h"
 #include "tensor.h"
 
 #if defined(SYMCONV_CUDA_ARCHITECTURES)
 #include <cuda_runtime_api.h>
+
+#include "../cuda/named.h"
+#define SYMCONV_CUDA 1
 #else
+#define SYMCONV_CUDA 0
 #define SYMCONV_CUDA_ARCHITECTURES ""
 #define CUDART_VERSION 0
 #endif
@@ -43,9 +49,35 @@ PyObject* cpu_capability(PyObject*, PyObject*) {
   }
 }
 
-PyMethodDef methods[] = {{"cpu_capability", cpu_capability, METH_NOARGS,
-                          "The instruction set whose CPU kernels are in use, such as 'avx2'."},
-                         {nullptr, nullptr, 0, nullptr}};
+#if SYMCONV_CUDA
+PyObject* cuda_kernel(PyObject*, PyObject* arguments) {
+  const char *op = nullptr, *dtype = nullptr;
+  int allow_tf32 = 0;
+  PyObject* tuple = nullptr;
+  if (!PyArg_ParseTuple(arguments, "sspO!", &op, &dtype, &allow_tf32, &PyTuple_Type, &tuple)) return nullptr;
+  std::vector<int64_t> numbers;
+  for (Py_ssize_t i = 0; i < PyTuple_Size(tuple); ++i) {
+    numbers.push_back(PyLong_AsLongLong(PyTuple_GetItem(tuple, i)));
+    if (PyErr_Occurred() != nullptr) return nullptr;
+  }
+  try {
+    return PyUnicode_FromString(symconv::cuda::kernel_name(op, dtype, allow_tf32 != 0, numbers));
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+    return nullptr;
+  }
+}
+#endif
+
+PyMethodDef methods[] = {
+    {"cpu_capability", cpu_capability, METH_NOARGS,
+     "The instruction set whose CPU kernels are in use, such as 'avx2'."},
+#if SYMCONV_CUDA
+    {"cuda_kernel", cuda_kernel, METH_VARARGS,
+     "cuda_kernel(operator, dtype, allow_tf32, numbers): 'tensor core' or 'plain', which an operator runs; "
+     "numbers are those of csrc/cuda/named.h. Only where CUDA kernels were built."},
+#endif
+    {nullptr, nullptr, 0, nullptr}};
 
 PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,

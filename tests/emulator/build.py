@@ -8,6 +8,7 @@ process from its start: ``sanitized_environment(flavour)`` gives the environment
 from __future__ import annotations
 
 import concurrent.futures
+import fcntl
 import hashlib
 import importlib.util
 import os
@@ -124,12 +125,14 @@ def build(flavour: str = "plain") -> Path:
     if compiler() is None:
         raise RuntimeError("emulator: no C++ compiler found; install g++ or set CXX")
     (BUILD / flavour).mkdir(parents=True, exist_ok=True)
-    objects = _objects(flavour)
-    stale = [(s, o) for s, o in objects.items() if _stale(o, o.with_suffix(".d"))]
-    _compile(stale, flavour)
     module = BUILD / flavour / f"symconv_emulator_{flavour}{sysconfig.get_config_var('EXT_SUFFIX')}"
-    if not module.exists() or any(o.stat().st_mtime > module.stat().st_mtime for o in objects.values()):
-        _link(list(objects.values()), module, flavour)
+    with (BUILD / flavour / "lock").open("w") as lock:  # processes that test side by side build once
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        objects = _objects(flavour)
+        stale = [(s, o) for s, o in objects.items() if _stale(o, o.with_suffix(".d"))]
+        _compile(stale, flavour)
+        if not module.exists() or any(o.stat().st_mtime > module.stat().st_mtime for o in objects.values()):
+            _link(list(objects.values()), module, flavour)
     return module
 
 

@@ -130,6 +130,7 @@ PYBIND11_MODULE(SYMCONV_EMULATOR_MODULE, m) {
   py::class_<Settings>(m, "Settings")
       .def_readwrite("seed", &Settings::seed)
       .def_readwrite("resident_blocks", &Settings::resident_blocks)
+      .def_readwrite("sample_blocks", &Settings::sample_blocks)
       .def_readwrite("multiprocessors", &Settings::multiprocessors)
       .def_readwrite("compute_capability", &Settings::compute_capability)
       .def_readwrite("max_grid_x", &Settings::max_grid_x)
@@ -140,7 +141,23 @@ PYBIND11_MODULE(SYMCONV_EMULATOR_MODULE, m) {
     for (const auto& [name, c] : counters()) all[py::str(name)] = counter_dict(c);
     return all;
   });
-  m.def("reset_counters", [] { counters().clear(); });
+  m.def("launches", [] {
+    py::list all;
+    for (const Launch& launch : launches()) {
+      py::dict one;
+      one["kernel"] = launch.kernel;
+      one["grid"] = py::make_tuple(launch.grid.x, launch.grid.y, launch.grid.z);
+      one["block"] = py::make_tuple(launch.block.x, launch.block.y, launch.block.z);
+      one["shared_bytes"] = launch.shared_bytes;
+      one["counters"] = counter_dict(launch.counters);
+      all.append(one);
+    }
+    return all;
+  });
+  m.def("reset_counters", [] {
+    counters().clear();
+    launches().clear();
+  });
   bind_probes(m.def_submodule("probes"));
   bind_operators(m);
 }

@@ -2,6 +2,7 @@
 #include "scheduler.h"
 
 #include <algorithm>
+#include <cstring>
 #include <deque>
 #include <memory>
 #include <sstream>
@@ -97,6 +98,7 @@ struct Block {
 struct Device {
   Settings settings;
   std::map<std::string, Counters> counters;
+  std::vector<Launch> launches;
   Counters* running = nullptr;
   int64_t packed_math_lanes = 0;
   std::vector<std::unique_ptr<Block>> slots;
@@ -268,6 +270,20 @@ void end_block(Block& block) {
   block.live = false;
 }
 
+// total += part * numerator / denominator
+void add_scaled(Counters& total, const Counters& part, int64_t numerator, int64_t denominator) {
+  static_assert(sizeof(Counters) % sizeof(int64_t) == 0, "nothing but counters");
+  int64_t sums[sizeof(Counters) / sizeof(int64_t)], parts[sizeof(Counters) / sizeof(int64_t)];
+  std::memcpy(sums, &total, sizeof(sums));
+  std::memcpy(parts, &part, sizeof(parts));
+  for (size_t i = 0; i < sizeof(sums) / sizeof(int64_t); ++i) {
+    sums[i] += static_cast<int64_t>(static_cast<double>(parts[i]) * static_cast<double>(numerator) /
+                                        static_cast<double>(denominator) +
+                                    0.5);
+  }
+  std::memcpy(&total, sums, sizeof(sums));
+}
+
 void make_slots(int count, Dim3 size) {
   Device& d = device();
   const unsigned n = size.x * size.y * size.z;
@@ -309,6 +325,7 @@ std::string describe_deadlock() {
 
 Settings& settings() { return device().settings; }
 std::map<std::string, Counters>& counters() { return device().counters; }
+std::vector<Launch>& launches() { return device().launches; }
 Counters& running_counters() { return *device().running; }
 bool in_kernel() { return device().current != nullptr; }
 const Dim3& thread_index() { return device().current->index; }
@@ -516,11 +533,13 @@ void run_grid(const std::string& kernel, Dim3 grid, Dim3 block, size_t shared_by
   constexpr uint64_t kStay[4] = {0, 0xc000000000000000ull, 0xf800000000000000ull, 0xfff0000000000000ull};
   d.stay = kStay[d.random() >> 62];
   const bool backwards = d.random() >> 63;
-  d.running = &d.counters[kernel];
-  ++d.running->launches;
+  Counters counted;
+  d.running = &counted;
   d.packed_math_lanes = 0;
 
-  const int64_t total = static_cast<int64_t>(grid.x) * grid.y * grid.z;
+  const int64_t grid_blocks = static_cast<int64_t>(grid.x) * grid.y * grid.z;
+  const int64_t sample = d.settings.sample_blocks;
+  const int64_t total = sample > 0 ? std::min(sample, grid_blocks) : grid_blocks;  // that run
   const int resident = static_cast<int>(std::min<int64_t>(std::max(1, d.settings.resident_blocks), total));
   make_slots(resident, block);
   fiber_adopt(d.host);
@@ -533,7 +552,9 @@ void run_grid(const std::string& kernel, Dim3 grid, Dim3 block, size_t shared_by
   while (d.error.empty()) {
     for (int s = 0; s < resident && next < total; ++s) {
       if (d.slots[static_cast<size_t>(s)]->live) continue;
-      const int64_t i = backwards ? total - 1 - next : next;
+      const int64_t number = backwards ? total - 1 - next : next;
+      // The middle of each of `total` equal shares of the grid: block `number` itself where all run.
+      const int64_t i = (2 * number + 1) * grid_blocks / (2 * total);
       begin_block(*d.slots[static_cast<size_t>(s)],
                   Dim3(static_cast<unsigned>(i % grid.x), static_cast<unsigned>(i / grid.x % grid.y),
                        static_cast<unsigned>(i / grid.x / grid.y)),
@@ -571,6 +592,12 @@ void run_grid(const std::string& kernel, Dim3 grid, Dim3 block, size_t shared_by
     }
   }
   d.running->packed_math += d.packed_math_lanes / kWarp;
+  d.running = nullptr;
+  Launch launch{kernel, grid, block, shared_bytes, {}};
+  add_scaled(launch.counters, counted, grid_blocks, total);
+  launch.counters.launches = 1;
+  add_scaled(d.counters[kernel], launch.counters, 1, 1);
+  d.launches.push_back(launch);
   order_acquire(&d.end_token);
   for (auto& slot : d.slots) {
     slot->live = false;

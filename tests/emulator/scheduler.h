@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <vector>
 
 namespace symconv::emulator {
 
@@ -41,7 +42,8 @@ struct Counters {
 // Limits that a launch is held to (those of sm_80), and how it is scheduled.
 struct Settings {
   uint64_t seed = 0;
-  int resident_blocks = 2;  // blocks that run interleaved
+  int resident_blocks = 2;    // blocks that run interleaved
+  int64_t sample_blocks = 0;  // blocks of a grid that run, evenly spread, with the counters scaled up; 0: all
   int64_t max_threads_per_block = 1024;
   int64_t max_grid_x = 2147483647, max_grid_y = 65535, max_grid_z = 65535;
   int64_t max_block_x = 1024, max_block_y = 1024, max_block_z = 64;
@@ -54,6 +56,15 @@ struct Settings {
 Settings& settings();
 std::map<std::string, Counters>& counters();  // by kernel
 Counters& running_counters();                 // of the kernel that runs now
+
+// One launch: what of `counters()` it made.
+struct Launch {
+  std::string kernel;
+  Dim3 grid, block;
+  size_t shared_bytes;
+  Counters counters;
+};
+std::vector<Launch>& launches();  // in order, since they were last cleared
 
 // Runs the grid to its end; throws std::runtime_error that says which thread did what and where if the kernel
 // breaks a rule. `body(argument)` is the kernel for one thread. The stand-in runtime has checked the limits.

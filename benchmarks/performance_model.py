@@ -1,0 +1,498 @@
+"""What the CUDA kernels' counted work predicts on GPUs, as docs/performance-model.md: nothing of it is
+measured.
+
+python benchmarks/performance_model.py # print the page python benchmarks/performance_model.py
+--write # write docs/performance-model.md python benchmarks/performance_model.py --check # exit code
+1 if the page says something else"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import functools
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import machine_code
+import tables
+from emulated import Counted, counted, has_tensor_core_kernel, launches
+from gpu_model import A100, CUDNN, H100, QUARTERS, Gpu, Launch, Times, dense_seconds, pass_times
+from problems import Problem, problem
+from progress import progress
+from shapes import LAYERS, Layer
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "performance-model.md"
+GPUS = (A100, H100)
+DTYPES = ("bf16", "tf32")
+ITEM = {"bf16": 2, "tf32": 4}
+CODE_NAMES = {"bf16": "bfloat16", "tf32": "tf32"}  # in docs/cuda-kernels.md
+OPERATORS = ("fprop", "dgrad", "wgrad")
+BATCH = 64
+# The 3x3 layers of the bars on predicted speed: channels and map.
+SQUARES = ((128, 28), (256, 14), (512, 7))
+MET, MISSED = "met", "MISSED"
+
+
+# Counts
+
+
+@functools.cache
+def code_steps() -> list[dict[str, str]]:
+    """The table of docs/cuda-kernels.md with the instructions of a step of the main loop."""
+    return machine_code.read_page(machine_code.PAGE.read_text(encoding="utf-8"))[machine_code.STEPS]
+
+
+def issued(operator: str, symmetry: str, taps: str, dtype: str, architecture: str, kernel: str) -> float:
+    """Instructions that the loops of a kernel's main loop issue for every HMMA, itself included."""
+    if "true>" in kernel:
+        taps += ", rows shared"
+    for row in code_steps():
+        of = (row["operator"], row["filters"], row["kernel"], row["dtype"])
+        if of == (operator, symmetry, taps, CODE_NAMES[dtype]) and architecture in row["for"].split(", "):
+            others = sum(float(row[name]) for name in ("LDSM", "LDS", "others"))
+            return 1 + others / float(row["HMMA"])
+    raise LookupError(f"docs/cuda-kernels.md says nothing of {operator}, {symmetry}, {taps}, {dtype}")
+
+
+def as_problem(layer: Layer, symmetry: str) -> Problem:
+    """A layer of the benchmarks with channels_last tensors, as the emulator takes it."""
+    return problem(
+        layer.name,
+        layer.out_channels,
+        layer.in_channels,
+        layer.size,
+        layer.kernel,
+        layer.plan(symmetry).counts,
+        layer.stride,
+        layer.padding,
+        batch=layer.batch,
+        layout="channels_last",
+        weight_layout="channels_last",
+    )
+
+
+@functools.cache
+def counts_of(layer: Layer, symmetry: str, operator: str, dtype: str) -> tuple[Launch, ...] | None:
+    """The launches of a pass; None where no tensor-core kernel takes it and `auto` mirrors the weights."""
+    p = as_problem(layer, symmetry)
+    if not has_tensor_core_kernel(operator, p, dtype):
+        return None
+    return tuple(launches(operator, p, dtype))
+
+
+class Prediction(NamedTuple):
+    """One pass of one layer on one GPU: ours, and the dense pass at cuDNN's share of the peak, in seconds."""
+
+    times: Times
+    dense: float
+
+    @property
+    def ratio(self) -> float:
+        return self.dense / self.times.total
+
+
+def predict(gpu: Gpu, layer: Layer, symmetry: str, operator: str, dtype: str) -> Prediction | None:
+    """None where no tensor-core kernel takes the pass."""
+    of = counts_of(layer, symmetry, operator, dtype)
+    if of is None:
+        return None
+    if layer.kernel == 3:
+        of = tuple(
+            dataclasses.replace(
+                launch,
+                instructions=issued(operator, symmetry, "3x3", dtype, gpu.architecture, launch.kernel),
+            )
+            if launch.mma
+            else launch
+            for launch in of
+        )
+    dense = dense_seconds(gpu, dtype, layer.operations, layer.bytes(ITEM[dtype]))
+    return Prediction(pass_times(gpu, of), dense)
+
+
+def step_ratio(gpu: Gpu, layer: Layer, symmetry: str, dtype: str) -> float | None:
+    """Of the three passes together."""
+    each = [predict(gpu, layer, symmetry, operator, dtype) for operator in OPERATORS]
+    present = [p for p in each if p is not None]
+    if len(present) < len(each):
+        return None
+    return sum(p.dense for p in present) / sum(p.times.total for p in present)
+
+
+class MainLoop(NamedTuple):
+    """What a larger sum adds to a pass, for every tensor-core instruction: the start and the end drop out."""
+
+    load_wavefronts: float
+    copy_wavefronts: float
+    conflicts: float
+    copies: float
+
+    @property
+    def wavefronts(self) -> float:
+        return self.load_wavefronts + self.copy_wavefronts
+
+
+def sums(operator: str, symmetry: str) -> tuple[Problem, Problem]:
+    """Two problems that fill the tiles of every kernel, the second with a sum twice as long."""
+    small = Layer("counts", 1, 64, 256, (16, 16))
+    if operator == "fprop":
+        large = dataclasses.replace(small, in_channels=128)
+    elif operator == "dgrad":
+        large = dataclasses.replace(small, out_channels=512)
+    else:  # as many tiles of points for each split
+        small, large = (dataclasses.replace(small, batch=batch) for batch in (132, 264))
+    return as_problem(small, symmetry), as_problem(large, symmetry)
+
+
+@functools.cache
+def main_loop(operator: str, symmetry: str, dtype: str) -> MainLoop:
+    """The difference of two runs whose sums differ in length."""
+
+    def total(p: Problem, value: Callable[[Counted], int]) -> int:
+        return sum(value(launch) for launch in counted(operator, p, dtype) if launch.mma)
+
+    few, many = sums(operator, symmetry)
+
+    def grows(value: Callable[[Counted], int]) -> int:
+        return total(many, value) - total(few, value)
+
+    mma = grows(lambda c: c.mma)
+    copies = grows(lambda c: c.counters["copy_wavefronts"])
+    return MainLoop(
+        (grows(lambda c: c.wavefronts) - copies) / mma,
+        copies / mma,
+        grows(lambda c: c.counters["bank_conflicts"]) / mma,
+        grows(lambda c: c.counters["copies"]) / mma,
+    )
+
+
+# The bars
+
+
+class Bar(NamedTuple):
+    """A count or what it predicts, what it should be, and whether it is; without a bar, for comparison."""
+
+    name: str
+    case: str
+    bar: str
+    value: str
+    verdict: str
+
+
+def at_most(name: str, case: str, limit: float | None, value: float, digits: int = 2) -> Bar:
+    """A bar that is met by what rounds to the limit or less."""
+    verdict = "" if limit is None else MET if round(value, digits) <= limit else MISSED
+    return Bar(name, case, "" if limit is None else f"{limit:g}", f"{value:.{digits}f}", verdict)
+
+
+def at_least(name: str, case: str, limit: float | None, value: float) -> Bar:
+    """A bar on a speedup."""
+    verdict = "" if limit is None else MET if value >= limit else MISSED
+    return Bar(name, case, "" if limit is None else f"{limit:g}x", f"{value:.2f}x", verdict)
+
+
+SHARE = "tensor-core instructions over the dense layer's"
+WAVEFRONTS = "shared-memory wavefronts over tensor-core cycles"
+LOADS = "(of these, loads for the tensor cores)"
+CONFLICTS = "bank conflicts over tensor-core cycles"
+OTHERS = "other instructions over tensor-core cycles"
+FPROP = f"predicted against cuDNN at {CUDNN:.0%} of peak, fprop"
+STEP = f"predicted against cuDNN at {CUDNN:.0%} of peak, training step"
+
+# Symmetries and dtypes of the bars; only the first is held to them.
+SHOWN = (("hv", "bf16"), ("hv", "tf32"), ("h", "bf16"))
+WAVEFRONT_LIMITS = {"fprop": 0.85, "dgrad": 0.85, "wgrad": 1.0}
+CYCLES = A100.mma_cycles / QUARTERS  # of a multiprocessor, for a tensor-core instruction
+
+
+def shares() -> Iterator[Bar]:
+    """Counts of whole passes."""
+    for symmetry, size, share in (("h", (16, 16), 2), ("hv", (16, 16), 4), ("hvz", (4, 8, 8), 8)):
+        p = as_problem(Layer("counts", 1, 64, 256, size), symmetry)
+        mma = sum(launch.mma for launch in counted("fprop", p, "bf16"))
+        value = mma * 16 * 8 * 16 / p.multiplications
+        taps = "x".join("3" * len(size))
+        yield Bar(
+            SHARE,
+            f"fprop, {symmetry}, {taps}",
+            f"1/{share}",
+            f"1/{1 / value:g}",
+            MET if value == 1 / share else MISSED,
+        )
+
+
+def of_main_loop(symmetry: str, dtype: str, held: bool) -> Iterator[Bar]:
+    """Counts of the main loops on an A100."""
+    for operator, limit in WAVEFRONT_LIMITS.items():
+        of, case = main_loop(operator, symmetry, dtype), f"{operator}, {symmetry}, {dtype}"
+        yield at_most(WAVEFRONTS, case, limit if held else None, of.wavefronts / CYCLES)
+        yield at_most(LOADS, case, None, of.load_wavefronts / CYCLES)
+    for operator in OPERATORS:
+        of, case = main_loop(operator, symmetry, dtype), f"{operator}, {symmetry}, {dtype}"
+        yield at_most(CONFLICTS, case, 0 if held else None, of.conflicts / CYCLES, 3)
+    for operator in OPERATORS:
+        kernel = "true>" if (operator, symmetry) == ("fprop", "hv") else ""
+        of_code = issued(operator, symmetry, "3x3", dtype, A100.architecture, kernel) - 1
+        case = f"{operator}, {symmetry}, {dtype}"
+        yield at_most(OTHERS, case, 0.7 if held else None, of_code / A100.mma_cycles)
+
+
+def squares() -> list[Layer]:
+    return [Layer("resnet18", BATCH, channels, channels, (size, size)) for channels, size in SQUARES]
+
+
+def speed(gpu: Gpu, layer: Layer, symmetry: str, dtype: str, held: bool) -> Iterator[Bar]:
+    """What the counts of a layer predict."""
+    size = "x".join(map(str, layer.size))
+    case = f"{gpu.name}, {layer.out_channels} channels, {size}, {symmetry}, {dtype}"
+    of_fprop, of_step = predict(gpu, layer, symmetry, "fprop", dtype), step_ratio(gpu, layer, symmetry, dtype)
+    assert of_fprop is not None
+    assert of_step is not None
+    yield at_least(FPROP, case, 2.5 if held else None, of_fprop.ratio)
+    yield at_least(STEP, case, 2.3 if held else None, of_step)
+
+
+def bars() -> Iterator[Bar]:
+    """What is held to a bar: hv in bf16 on an A100."""
+    yield from shares()
+    yield from of_main_loop(*SHOWN[0], held=True)
+    for layer in squares():
+        yield from speed(A100, layer, *SHOWN[0], held=True)
+
+
+def others() -> Iterator[Bar]:
+    """The same of what has no bar."""
+    for symmetry, dtype in SHOWN[1:]:
+        yield from of_main_loop(symmetry, dtype, held=False)
+    for gpu in GPUS:
+        for symmetry, dtype in SHOWN:
+            if (gpu, symmetry, dtype) != (A100, *SHOWN[0]):
+                for layer in squares():
+                    yield from speed(gpu, layer, symmetry, dtype, held=False)
+
+
+# Why a bar is missed, by its name and the beginning of its case.
+WHY = {
+    (
+        WAVEFRONTS,
+        "fprop",
+    ): """The loads alone hold the bar, as the count on paper had it, which left out that the patch and the
+    weights must first be written to shared memory: those copies are the rest. A warp loads the
+    folded weights of 32 filters for 32 points of each; twice the points for every load would take
+    twice the accumulators, and there are no registers for them. Fewer warps that read the same
+    weights, or Hopper's wgmma, which reads them from shared memory once for four warps, would help.""",
+    (
+        WAVEFRONTS,
+        "dgrad",
+    ): """The fold reads each parity class from a plane of its own, so that nothing is shared between the
+    classes: 25 taps are loaded for 9 coefficients, where fprop loads 12 for two rows of points. The
+    copies come on top.""",
+    (
+        WAVEFRONTS,
+        "wgrad",
+    ): """Both operands come through ldmatrix, and a warp multiplies only 32 orbits by 32 channels. Each tap
+    orbit is a thread block of its own, with copies of its own of patch and slots, which are a third
+    of all.""",
+    (
+        FPROP,
+        "A100, 512",
+    ): """A map of 7x7 fills 49 of the 64 points of a tile of 8x8, and 128 thread blocks on 108
+    multiprocessors leave most of them idle while the last 20 run.""",
+    (
+        STEP,
+        "A100, 128",
+    ): """wgrad, which is slower than cuDNN here. 128 filters are 32 orbits, half of the 64 that its tiles
+    take; its four launches follow one another, each with 132 thread blocks for 108 multiprocessors,
+    so that the busiest gets two; and all of them read the input and the planes of slots again.""",
+    (
+        STEP,
+        "A100, 256",
+    ): """wgrad: its four launches follow one another, each of little more than one thread block
+    for a multiprocessor; wavefronts limit each of them; and the planes of slots are made once for dgrad and
+    once more for wgrad.""",
+    (
+        STEP,
+        "A100, 512",
+    ): """What holds for 7x7 maps in fprop, and for wgrad at 256 channels; its reduction moves about
+    half as many bytes as its four products together.""",
+}
+
+
+def why(missed: Sequence[Bar]) -> Iterator[str]:
+    """A paragraph for every missed bar.
+
+    Raises:
+        LookupError: of one, nothing is known.
+    """
+    for bar in missed:
+        found = [text for (name, case), text in WHY.items() if bar.name == name and bar.case.startswith(case)]
+        if not found:
+            raise LookupError(f"{bar.name}, {bar.case} is {bar.value} and misses {bar.bar}: say why in WHY")
+        yield f"- {bar.name}, {bar.case} ({bar.value}, bar {bar.bar}): {' '.join(found[0].split())}"
+
+
+# The page
+
+
+def layers() -> list[Layer]:
+    """The distinct convolutions of ResNet-18 at the page's batch."""
+    found = [layer for layer in LAYERS if layer.family == "resnet18" and layer.batch == 8]
+    return [dataclasses.replace(layer, batch=BATCH) for layer in found]
+
+
+BAR_HEADER = ("count", "case", "bar", "value", "")
+LAYER_HEADER = (
+    *("layer", "pass", "tensor", "shared", "issue", "L2", "memory"),
+    *("predicted", "cuDNN", "ratio", "limit"),
+)
+
+
+def layer_rows(gpu: Gpu, layer: Layer, dtype: str) -> Iterator[tuple[str, ...]]:
+    """The passes of a layer whose filters are all hv, in microseconds."""
+    for operator in OPERATORS:
+        name = layer.name.partition(" ")[2]
+        of = predict(gpu, layer, "hv", operator, dtype)
+        if of is None:
+            yield (name, operator, *[""] * 7, "", "mirrored weights")
+            continue
+        t = of.times
+        issue = f"{1e6 * t.issue:.1f}" if layer.kernel == 3 else ""
+        each = (f"{1e6 * seconds:.1f}" for seconds in (t.tensor, t.shared))
+        rest = (f"{1e6 * seconds:.1f}" for seconds in (t.l2, t.memory, t.total, of.dense))
+        yield (name, operator, *each, issue, *rest, f"{of.ratio:.2f}", t.limit)
+
+
+def gpu_row(gpu: Gpu) -> tuple[str, ...]:
+    peak = " / ".join(f"{gpu.peak[dtype] / 1e12:.0f}" for dtype in DTYPES)
+    return (
+        gpu.name,
+        str(gpu.multiprocessors),
+        f"{gpu.clock / 1e9:.2f}",
+        f"{gpu.mma_cycles:.2f}",
+        peak,
+        f"{gpu.memory / 1e9:.0f}",
+        f"{gpu.l2:.0f}",
+    )
+
+
+GPU_HEADER = (
+    *("GPU", "multiprocessors", "GHz", "cycles of an mma", "peak bf16 / tf32, TFLOP/s", "memory, GB/s"),
+    "L2, bytes a cycle",
+)
+
+
+def sections() -> Iterator[str]:
+    """The parts of the page."""
+    yield f"""# What the CUDA kernels' counts predict
+
+**Everything on this page is a prediction. None of it has been measured on a GPU.** It is written by
+`make performance-model` (`benchmarks/performance_model.py`) from what the emulated GPU of
+`tests/emulator` counts and from the machine code in [cuda-kernels.md](cuda-kernels.md), and from
+nothing else.
+
+## How
+
+Every operator is run on the emulator with the layer's real sizes, channels_last, a few blocks of
+each launch, and the counts are scaled to the grid. A launch then takes as long as the longest of
+these, which are taken to overlap perfectly:
+
+- tensor: tensor-core instructions of the busiest multiprocessor, on its four tensor cores;
+- shared: its passes of 128 bytes through shared memory (wavefronts), bank conflicts and the copies
+  that fill it included;
+- issue: the instructions of the loops that feed the tensor cores, one a cycle and quarter (3x3
+  layers; what computes the addresses of the copies is not in it);
+- L2: all bytes that are read and written, at the L2 cache's rate;
+- memory: the tensors and the scratch of the launch, read and written once, at the device memory's rate;
+  what an earlier launch may have left in the L2 cache is read again.
+
+The busiest multiprocessor has the number of blocks over the number of multiprocessors, rounded up.
+Launches follow one another; those that fold weights, make the planes of slots and reduce are in the
+times. Left out are the time that a launch takes to start, latencies that the few warps of a block
+do not hide, and clocks lowered by the power limit: expect less.
+
+The dense layer is taken to run at {CUDNN:.0%} of the peak, or to read and write its tensors once if
+that takes longer, whatever its size: cuDNN loses on small maps too, but nothing is taken off for it
+here."""
+    yield tables.markdown(GPU_HEADER, [gpu_row(gpu) for gpu in GPUS])
+    yield """Published figures of the A100 SXM4 80 GB and the H100 SXM5, but for two of the H100: its peak
+needs wgmma, and these kernels use mma.sync, which reaches about 62.9 % of it (Luo et al.,
+arXiv:2402.13499); the rate of its L2 cache is not published, and the A100's is taken."""
+    rows = list(bars())
+    yield "## Bars (counted and predicted, not measured)"
+    yield """All filters hv, bf16, an A100, 3x3 kernels with padding 1. Wavefronts and conflicts are what a
+sum twice as long adds, so that a block's start and end drop out. "Other instructions" are those of
+cuda-kernels.md. Speedups are for a batch of 64."""
+    yield tables.markdown(BAR_HEADER, rows, left=2)
+    missed = [bar for bar in rows if bar.verdict == MISSED]
+    if missed:
+        yield "### Why bars are missed"
+        yield "\n".join(why(missed))
+    yield "## The same without a bar: tf32, h, and the H100 (counted and predicted, not measured)"
+    yield tables.markdown(
+        BAR_HEADER[:2] + BAR_HEADER[3:4], [(b.name, b.case, b.value) for b in others()], left=2
+    )
+    for gpu in GPUS:
+        for dtype in DTYPES:
+            name = {"bf16": "bf16 and f16", "tf32": "tf32"}[dtype]
+            yield f"## ResNet-18 on an {gpu.name}, {name} (predicted, not measured)"
+            yield f"""Microseconds of each pass, batch {BATCH}, all filters hv. "ratio": how many times faster
+than the dense pass. "limit": what takes longest. "mirrored weights": no tensor-core kernel takes the pass,
+and `auto` leaves it, and with it the training of this layer, to cuDNN."""
+            of_layers = [
+                row
+                for layer in progress(layers(), f"{gpu.name} {dtype}")
+                for row in layer_rows(gpu, layer, dtype)
+            ]
+            yield tables.markdown(LAYER_HEADER, of_layers, left=2)
+
+
+def page() -> str:
+    """The text of docs/performance-model.md."""
+    return "\n\n".join(map(_filled, sections())) + "\n"
+
+
+def _filled(part: str) -> str:
+    """A part with its paragraphs and list items filled to the width of the page."""
+    part = part.strip("\n")
+    if part.startswith("|"):
+        return part
+    pieces = re.split(r"(\n\n|\n(?=- ))", part)
+    return "".join(
+        piece if not piece.strip() else textwrap.fill(" ".join(piece.split()), 118, **_shape(piece))
+        for piece in pieces
+    )
+
+
+def _shape(piece: str) -> dict[str, Any]:
+    indent = "  " if piece.startswith("- ") else ""
+    return {"subsequent_indent": indent, "break_long_words": False, "break_on_hyphens": False}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--write", action="store_true", help="write docs/performance-model.md")
+    action.add_argument("--check", action="store_true", help="compare with docs/performance-model.md")
+    arguments = parser.parse_args(argv)
+    text = page()
+    if arguments.write:
+        PAGE.write_text(text, encoding="utf-8")
+    elif arguments.check:
+        committed = PAGE.read_text(encoding="utf-8")
+        sys.stdout.writelines(difflib.unified_diff(committed.splitlines(True), text.splitlines(True)))
+        return int(text != committed)
+    else:
+        print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
