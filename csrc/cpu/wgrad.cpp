@@ -25,12 +25,12 @@ namespace symconv::cpu {
 namespace {
 
 struct ThreadScratch {
-  Scratch staged, folded, planes, slots;
+  Scratch staged, folded, channels, planes, slots;
   std::vector<Move> moves;
   std::vector<int> ends;
   std::vector<OutputRun> outputs;
   std::vector<StagedRun> staging;
-  std::vector<PointRun> slot_runs, sources, padding, points;
+  std::vector<PointRun> slot_runs, all, sources, padding, points;  // all: a tile's points, next to each other
 };
 
 // Vectors of filters, at most as many as a micro-tile has.
@@ -112,6 +112,8 @@ class Wgrad {
   }
 
  private:
+  static constexpr DType kComputed = sizeof(T) == 8 ? DType::kFloat64 : DType::kFloat32;
+
   int64_t chunk_lanes(const Chunk& chunk) const { return ceil_div(chunk.columns, lanes_) * lanes_; }
 
   // The part of an operator of the GEMM that a tile's grad_output is: element (class, row, point) is at
@@ -144,62 +146,101 @@ class Wgrad {
     }
   }
 
+  // A tile's points of a group's channels of grad_output, wherever they lie.
+  struct Source {
+    const void* data;
+    DType dtype;
+    int64_t channel_stride, point_stride;
+    const std::vector<PointRun>& runs;
+
+    bool planar() const { return point_stride == 1 && channel_stride != 1; }
+  };
+
   // The slots of a tile's grad_output, of every class. They keep the order of points and channels that they
   // have, unless filters are in the lanes.
   Gradient prepare_slots(int64_t group, const Tile& tile, const Tensor& grad_output,
                          ThreadScratch& scratch) const {
-    const bool planar = grad_output.strides[4] == 1 && grad_output.strides[1] != 1;
-    const Gradient planes{scratch.planes.get<T>(planar ? classes_ * rows_ * points_ : 0), rows_ * points_,
-                          points_, 1};
-    const Gradient points{
-        scratch.slots.get<T>(planar && schedule_.column_lanes ? 0 : classes_ * points_ * row_lanes_),
-        points_ * row_lanes_, 1, row_lanes_};
-    add_slots(group, tile, grad_output, planar ? planes : points, scratch);
-    if (!planar || schedule_.column_lanes) return planar ? planes : points;
-    const PointRun all{0, 0, patch_.points(tile)};
-    SlotsArguments<T> a{};
-    a.slots = a.classes = a.run_count = 1;
-    a.orbit_stride = planes.row_step;
-    a.point_stride = a.orbit_step = 1;
-    a.orbits = rows_;
-    a.runs = &all;
-    a.point_step = points.point_step;
-    for (int i = 0; i < classes_; ++i) {
-      a.source[0] = planes.at(i, 0, 0);
-      a.target = points.at(i, 0, 0);
-      kernels_.slots(sizeof(T) == 8 ? DType::kFloat64 : DType::kFloat32, a);
-    }
-    return points;
-  }
-
-  void add_slots(int64_t group, const Tile& tile, const Tensor& grad_output, const Gradient& g,
-                 ThreadScratch& scratch) const {
-    patch_.runs(tile, 0, patch_.points(tile), grad_output, scratch.outputs);
+    const int64_t tile_points = patch_.points(tile);
+    patch_.runs(tile, 0, tile_points, grad_output, scratch.outputs);
     scratch.slot_runs.clear();
     for (const OutputRun& run : scratch.outputs)
       scratch.slot_runs.push_back({run.offset, run.point, run.count});
+    scratch.all.assign(1, {0, 0, tile_points});
+    const int64_t offset = group * c_.row_channels * grad_output.strides[1] * element_size(grad_output.dtype);
+    const Source source{static_cast<const char*>(grad_output.data) + offset, grad_output.dtype,
+                        grad_output.strides[1], grad_output.strides[4], scratch.slot_runs};
+    if (source.channel_stride == 1 && !source.planar() && narrow_blocks()) {
+      return slots_of(to_planes(source, scratch), scratch);
+    }
+    return slots_of(source, scratch);
+  }
+
+  Gradient slots_of(const Source& source, ThreadScratch& scratch) const {
+    const bool planar = source.planar(), by_points = !planar || !schedule_.column_lanes;
+    const Gradient planes{scratch.planes.get<T>(planar ? classes_ * rows_ * points_ : 0), rows_ * points_,
+                          points_, 1};
+    const Gradient points{scratch.slots.get<T>(by_points ? classes_ * points_ * row_lanes_ : 0),
+                          points_ * row_lanes_, 1, row_lanes_};
+    add_slots(source, planar ? planes : points);
+    if (planar && by_points) {
+      SlotsArguments<T> a{};
+      a.slots = a.classes = a.run_count = 1;
+      a.orbit_stride = planes.row_step;
+      a.point_stride = a.orbit_step = 1;
+      a.orbits = rows_;
+      a.runs = scratch.all.data();
+      a.point_step = points.point_step;
+      for (int i = 0; i < classes_; ++i) {
+        a.source[0] = planes.at(i, 0, 0);
+        a.target = points.at(i, 0, 0);
+        kernels_.slots(kComputed, a);
+      }
+    }
+    return by_points ? points : planes;
+  }
+
+  void add_slots(const Source& source, const Gradient& g) const {
     SlotsArguments<T> a{};
-    a.orbit_stride = grad_output.strides[1];
-    a.point_stride = grad_output.strides[4];
-    a.runs = scratch.slot_runs.data();
-    a.run_count = static_cast<int>(scratch.slot_runs.size());
+    a.orbit_stride = source.channel_stride;
+    a.point_stride = source.point_stride;
+    a.runs = source.runs.data();
+    a.run_count = static_cast<int>(source.runs.size());
     a.classes = classes_;
     a.class_step = g.class_step;
     a.orbit_step = g.row_step;
     a.point_step = g.point_step;
-    const int64_t element = element_size(grad_output.dtype);
     for (const Block& block : c_.rows) {
       a.slots = block.size();
       a.orbits = block.orbits;
       for (int copy = 0; copy < block.size(); ++copy) {
-        const int64_t channel = group * c_.row_channels + block.channel(0, copy);
         a.source[subset_index(block.mask, reflection(block.mask, copy))] =
-            static_cast<const char*>(grad_output.data) + channel * grad_output.strides[1] * element;
+            static_cast<const char*>(source.data) +
+            block.channel(0, copy) * source.channel_stride * element_size(source.dtype);
       }
       for (int i = 0; i < classes_; ++i) a.slot_of[i] = slot_of(block.mask, patch_.fold().parity(i));
       a.target = g.at(0, block.first, 0);
-      kernels_.slots(grad_output.dtype, a);
+      kernels_.slots(source.dtype, a);
     }
+  }
+
+  // Whether vectors of the orbits of one block are mostly empty, so that channels_last tensors are transposed
+  // as a whole first.
+  bool narrow_blocks() const {
+    int64_t vectors = 0;
+    for (const Block& block : c_.rows) vectors += block.size() * ceil_div(block.orbits, lanes_);
+    return vectors >= 2 * ceil_div(c_.row_channels, lanes_);
+  }
+
+  // Channels last to planes, with room for the whole vectors that stage writes.
+  Source to_planes(const Source& source, ThreadScratch& scratch) const {
+    const int64_t plane = points_ + 128 / sizeof(T);
+    T* target = scratch.channels.get<T>(c_.row_channels * plane);
+    for (const PointRun& run : source.runs) {
+      kernels_.stage(source.dtype,
+                     static_cast<const char*>(source.data) + run.source * element_size(source.dtype), 1,
+                     source.point_stride, c_.row_channels, run.count, target + run.target, plane);
+    }
+    return {target, kComputed, plane, 1, scratch.all};
   }
 
   // What to stage and to fold for a tile with columns in the lanes, and the padding, which is the same for
