@@ -36,7 +36,6 @@ class Choice(NamedTuple):
     reason: str
 
 
-
 def mirror_for(choice: Choice) -> Callable[..., Tensor]:
     """What mirrors the weights for the torch backend: on a CPU the operator, if chosen for speed."""
     if choice.reason == cost.SMALL:
@@ -109,15 +108,17 @@ def choose(problem: Problem, input: Tensor) -> Choice:
     Raises ``RuntimeError`` with the reason where the setting is ``'native'`` and that cannot run.
     """
     tf32 = allow_tf32(input)
+    channels_last = problem.groups > 1 and ops.suggests_channels_last(input)
     if torch.compiler.is_compiling():
-        return decide(problem, input.device, input.dtype, tf32=tf32)
-    key = (setting, torch.is_grad_enabled(), tf32, input.device, input.dtype, input.shape, type(input))
+        return decide(problem, input.device, input.dtype, None, tf32, channels_last)
+    mode = (setting, torch.is_grad_enabled(), tf32, channels_last)
+    key = (*mode, input.device, input.dtype, input.shape, type(input))
     choice: Choice | None = problem.choices.get(key)
     if choice is None:
         if len(problem.choices) >= _CHOICES_KEPT:
             problem.choices.clear()
         size = tuple(input.shape) if type(input) is Tensor else None
-        choice = problem.choices[key] = decide(problem, input.device, input.dtype, size, tf32)
+        choice = problem.choices[key] = decide(problem, input.device, input.dtype, size, tf32, channels_last)
     return choice
 
 
@@ -127,6 +128,7 @@ def decide(
     dtype: torch.dtype,
     size: tuple[int, ...] | None = None,
     tf32: bool = False,
+    channels_last: bool = False,
 ) -> Choice:
     """:func:`choose` without its memory; without a size (subclasses of Tensor), what holds for every size."""
     if setting == "torch":
@@ -142,7 +144,7 @@ def decide(
         return Choice(False, why_not)
     if problem.symmetry.is_plain:
         return Choice(False, PLAIN)
-    faster = cost.why_dense(problem, device, dtype, size, tf32)
+    faster = cost.why_dense(problem, device, dtype, size, tf32, channels_last)
     if faster is not None:
         return Choice(False, faster)
     return Choice(True, "the native backend can run and saves multiplications")

@@ -1,10 +1,10 @@
 """The cost rule: on which problems the dense path, mirrored weights and torch's convolution, is faster.
 
-It was fitted to single-threaded timings of both in float32 on an AVX-512 processor; benchmarks/crossover.py
-prints where they cross. All but the smallest problems are told by the layer alone, so that a compiled graph
-serves every size. For other dtypes torch is not as fast on every processor, so there the folded kernels
-stay. On a GPU the rule is not measured: it only keeps problems away from kernels that are correct and slow
-(kernel_for in csrc/cuda/operators.h).
+It was fitted to timings of both in float32, on two threads of an AVX-512 processor; benchmarks/crossover.py
+prints where they cross. All but the smallest problems are told by the layer and the memory format alone, so
+that a compiled graph serves every size. For other dtypes torch is not as fast on every processor, so there
+the folded kernels stay. On a GPU the rule is not measured: it only keeps problems away from kernels that are
+correct and slow (kernel_for in csrc/cuda/operators.h).
 """
 
 from __future__ import annotations
@@ -16,16 +16,14 @@ import torch
 from .problem import Problem
 
 NO_FOLD = "its input gradient has no fast kernel: the taps that reach a point are not mirror images"
-FEW_FILTERS = "the blocks have so few orbits that they leave most of the kernel's tiles empty"
+NARROW_GROUPS = "in channels_last, groups of so few channels are slow to bring into the kernels' order"
 SMALL = "the whole convolution is so small that the calls around it cost more than the work"
 NO_TENSOR_CORE = "no tensor-core kernel takes this dtype, kernel size or stride"
-CPU_EXCEPTIONS = (NO_FOLD, FEW_FILTERS, SMALL)
+CPU_EXCEPTIONS = (NO_FOLD, NARROW_GROUPS, SMALL)
 EXCEPTIONS = (*CPU_EXCEPTIONS, NO_TENSOR_CORE)
 
-# Reduced filters that a CPU micro-kernel computes at once; a block costs as much as whole tiles.
-_TILE = 6
-# With fewer input channels the dense layer, too, is far from its best.
-_FEW_CHANNELS = 8
+# Input channels of a group that are narrow: a vector of them, at most.
+_NARROW = 16
 # Taps that a CUDA tensor-core kernel takes at most.
 _CUDA_TAPS = 128
 # Multiplications that take about as long as what one call of an operator costs before it computes.
@@ -40,11 +38,12 @@ def why_dense(
     dtype: torch.dtype,
     size: tuple[int, ...] | None,
     tf32: bool = False,
+    channels_last: bool = False,
 ) -> str | None:
     """The reason why the dense path is faster, in words; None where the folded kernels are.
 
     ``size`` is that of the input, batch and channels included, or None for a decision that holds for every
-    size. ``tf32`` is whether float32 may be rounded to tf32.
+    size. ``tf32`` is whether float32 may be rounded to tf32, ``channels_last`` the input's memory format.
     """
     if device.type == "cuda":
         return None if _has_tensor_core_kernels(problem, dtype, tf32) else NO_TENSOR_CORE
@@ -52,10 +51,8 @@ def why_dense(
         return NO_FOLD
     if device.type != "cpu" or dtype != torch.float32:
         return None
-    groups = problem.groups
-    computed = sum(math.ceil(orbits / groups / _TILE) * _TILE for orbits in problem.orbits)
-    if computed > problem.out_channels // groups and problem.in_channels // groups >= _FEW_CHANNELS:
-        return FEW_FILTERS
+    if channels_last and problem.groups > 1 and problem.in_channels // problem.groups <= _NARROW:
+        return NARROW_GROUPS
     if size is not None and _multiplications(problem, size) <= _SMALL:
         return SMALL
     return None

@@ -44,7 +44,8 @@ class Pack:
                     packed = ops.pack(weight, stride, padding, dilation, groups, orbits, transposed)
                     self.packed = packed if packed.numel() else None
             dense_elements = weight.numel() // problem.symmetry.unique_out_channels * problem.out_channels
-            native = self.packed is not None and backends.decide(problem, weight.device, weight.dtype).native
+            choice = backends.decide(problem, weight.device, weight.dtype, channels_last=self.channels_last)
+            native = self.packed is not None and choice.native
             if not native or dense_elements <= SMALL:
                 self.dense = mirror(problem, weight)
 

@@ -17,19 +17,20 @@ def small() -> tuple[SymmetricConv2d, torch.Tensor]:
     return SymmetricConv2d(1, 16, 3, symmetry={"h": 2, "v": 4, "hv": 8}), torch.randn(1, 1, 8, 8)
 
 
-def few_filters() -> tuple[SymmetricConv2d, torch.Tensor]:
-    return SymmetricConv2d(16, 16, 3, padding=1, symmetry=MIXED), torch.randn(8, 16, 16, 16)
+def narrow_groups() -> tuple[SymmetricConv2d, torch.Tensor]:
+    layer = SymmetricConv2d(16, 32, 3, padding=1, groups=2, symmetry=MIXED)
+    return layer, torch.randn(8, 16, 16, 16).to(memory_format=torch.channels_last)
 
 
-def few_filters_transposed() -> tuple[SymmetricConvTranspose2d, torch.Tensor]:
+def narrow_groups_transposed() -> tuple[SymmetricConvTranspose2d, torch.Tensor]:
     layer = SymmetricConvTranspose2d(16, 32, 3, stride=2, groups=2, symmetry=MIXED)
-    return layer, torch.randn(2, 16, 16, 16)
+    return layer, torch.randn(2, 16, 16, 16).to(memory_format=torch.channels_last)
 
 
 DENSE = {
     small: cost.SMALL,
-    few_filters: cost.FEW_FILTERS,
-    few_filters_transposed: cost.FEW_FILTERS,
+    narrow_groups: cost.NARROW_GROUPS,
+    narrow_groups_transposed: cost.NARROW_GROUPS,
 }
 
 
