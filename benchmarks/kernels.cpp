@@ -250,15 +250,24 @@ class Bench {
   void slots(DType dtype, int count, bool channels_last) {
     const int64_t orbits = k_.lanes, points = 224, channels = orbits * count;
     std::vector<float> source = numbers(channels * points + 64), target(channels * points + 64);
-    const void* pointers[kMaxTerms] = {};
+    const PointRun run{0, 0, points};
+    SlotsArguments<float> a{};
+    a.slots = a.classes = count;
+    a.orbit_stride = channels_last ? 1 : points;
+    a.point_stride = channels_last ? channels : 1;
+    a.orbits = orbits;
+    a.runs = &run;
+    a.run_count = 1;
+    a.target = aligned(target);
+    a.class_step = orbits * points;
+    a.orbit_step = 1;
+    a.point_step = orbits;
     for (int e = 0; e < count; ++e) {
-      pointers[e] = reinterpret_cast<const char*>(aligned(source)) +
+      a.slot_of[e] = e;
+      a.source[e] = reinterpret_cast<const char*>(aligned(source)) +
                     e * orbits * (channels_last ? 1 : points) * (dtype == DType::kFloat32 ? 4 : 2);
     }
-    const double time = seconds([&] {
-      k_.slots(dtype, count, pointers, channels_last ? 1 : points, channels_last ? channels : 1, orbits,
-               points, aligned(target), orbits, orbits * points);
-    });
+    const double time = seconds([&] { k_.slots(dtype, a); });
     print_cycles(
         "slots",
         std::to_string(count) + " slots " + storage(dtype) + (channels_last ? " channels last" : " planar"),

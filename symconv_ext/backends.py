@@ -35,12 +35,12 @@ class Choice(NamedTuple):
     native: bool
     reason: str
 
-    @property
-    def mirror(self) -> Callable[..., Tensor]:
-        """What mirrors the weights for the torch backend: on a CPU the operator, if chosen for speed."""
-        if self.reason == cost.SMALL:
-            return gather.mirror
-        return autograd.mirror if self.reason in cost.CPU_EXCEPTIONS else reference.mirror
+
+def mirror_for(choice: Choice) -> Callable[..., Tensor]:
+    """What mirrors the weights for the torch backend: on a CPU the operator, if chosen for speed."""
+    if choice.reason == cost.SMALL:
+        return gather.mirror
+    return autograd.mirror if choice.reason in cost.CPU_EXCEPTIONS else reference.mirror
 
 
 def _checked(name: str, origin: str) -> str:

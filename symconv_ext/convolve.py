@@ -34,7 +34,8 @@ def convolve(
                 return output
         if choice.native:
             return autograd.fprop(padded, weight, bias, *problem.args, backends.allow_tf32(padded))
-        return reference.fprop(padded, weight, bias, *problem.args, choice.mirror)
+        mirror = backends.mirror_for(choice)
+        return reference.fprop(padded, weight, bias, *problem.args, mirror)
     except (RuntimeError, ValueError, IndexError):
         checks.check_tensors(problem, input, weight, bias)
         raise
@@ -63,7 +64,8 @@ def convolve_transposed(
                 return output
         if choice.native:
             return autograd.dgrad(input, weight, bias, size, *problem.args, backends.allow_tf32(input))
-        return reference.dgrad(input, weight, bias, size, *problem.args, choice.mirror)
+        mirror = backends.mirror_for(choice)
+        return reference.dgrad(input, weight, bias, size, *problem.args, mirror)
     except (RuntimeError, ValueError, IndexError):
         checks.check_tensors(problem, input, weight, bias, output_padding)
         raise

@@ -16,11 +16,10 @@ import torch
 from .problem import Problem
 
 NO_FOLD = "its input gradient has no fast kernel: the taps that reach a point are not mirror images"
-ONE_TAP = "the kernel has one tap, so that all filters of an orbit are equal and there is nothing to fold"
 FEW_FILTERS = "the blocks have so few orbits that they leave most of the kernel's tiles empty"
 SMALL = "the whole convolution is so small that the calls around it cost more than the work"
 NO_TENSOR_CORE = "no tensor-core kernel takes this dtype, kernel size or stride"
-CPU_EXCEPTIONS = (NO_FOLD, ONE_TAP, FEW_FILTERS, SMALL)
+CPU_EXCEPTIONS = (NO_FOLD, FEW_FILTERS, SMALL)
 EXCEPTIONS = (*CPU_EXCEPTIONS, NO_TENSOR_CORE)
 
 # Reduced filters that a CPU micro-kernel computes at once; a block costs as much as whole tiles.
@@ -53,8 +52,6 @@ def why_dense(
         return NO_FOLD
     if device.type != "cpu" or dtype != torch.float32:
         return None
-    if math.prod(problem.kernel_size) == 1:
-        return ONE_TAP
     groups = problem.groups
     computed = sum(math.ceil(orbits / groups / _TILE) * _TILE for orbits in problem.orbits)
     if computed > problem.out_channels // groups and problem.in_channels // groups >= _FEW_CHANNELS:

@@ -91,7 +91,8 @@ class Pack:
         if kept.dtype != (ops.compute_dtype(input.dtype) if native else input.dtype):
             return None
         geometry = problem.args[:-1]
-        if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+        # Not torch.compiler.is_exporting(): Dynamo of torch 2.10 takes that for true in torch.compile.
+        if torch.compiler.is_compiling() and not torch.compiler._is_exporting_flag:
             current = (self.address, self.version)
             return torch.ops.symconv_ext.kept.default(
                 input, weight, kept, bias, size, *geometry, *current, native, self.channels_last

@@ -17,10 +17,6 @@ def small() -> tuple[SymmetricConv2d, torch.Tensor]:
     return SymmetricConv2d(1, 16, 3, symmetry={"h": 2, "v": 4, "hv": 8}), torch.randn(1, 1, 8, 8)
 
 
-def one_tap() -> tuple[SymmetricConv2d, torch.Tensor]:
-    return SymmetricConv2d(64, 64, 1, symmetry={"hv": 64}), torch.randn(2, 64, 14, 14)
-
-
 def few_filters() -> tuple[SymmetricConv2d, torch.Tensor]:
     return SymmetricConv2d(16, 16, 3, padding=1, symmetry=MIXED), torch.randn(8, 16, 16, 16)
 
@@ -32,7 +28,6 @@ def few_filters_transposed() -> tuple[SymmetricConvTranspose2d, torch.Tensor]:
 
 DENSE = {
     small: cost.SMALL,
-    one_tap: cost.ONE_TAP,
     few_filters: cost.FEW_FILTERS,
     few_filters_transposed: cost.FEW_FILTERS,
 }
@@ -116,6 +111,6 @@ def test_on_a_gpu_only_problems_with_tensor_core_kernels_are_folded(dtype):
 
 def test_on_a_gpu_the_dense_path_needs_no_operator_that_only_the_cpu_has():
     """`mirror` has no CUDA kernel."""
-    assert backends.Choice(False, cost.NO_TENSOR_CORE).mirror is reference.mirror
+    assert backends.mirror_for(backends.Choice(False, cost.NO_TENSOR_CORE)) is reference.mirror
     for reason in cost.CPU_EXCEPTIONS:
-        assert backends.Choice(False, reason).mirror is not reference.mirror
+        assert backends.mirror_for(backends.Choice(False, reason)) is not reference.mirror

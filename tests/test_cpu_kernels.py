@@ -120,10 +120,10 @@ def check(*command: str | Path) -> None:
     for line in done.stdout.splitlines():
         subject, _, numbers = line.partition(":")
         counts[subject] = int(numbers.split()[0])
-    kernels = ("stage", "stage_rows", "epilogue", "slots", "fold_weight")
+    kernels = ("stage", "stage_rows", "epilogue", "slots", "fold_weight", "unfold_weight")
     types = ("float32", "float64", "float16", "bfloat16")
     expected = {f"{t} {kernel}" for t in types for kernel in kernels}
-    expected |= {f"{t} {kernel}" for t in types[:2] for kernel in ("gemm", "fold")}
+    expected |= {f"{t} {kernel}" for t in types[:2] for kernel in ("gemm", "fold", "fold_points")}
     expected |= {f"{t} {way}" for t in types[2:] for way in ("widening", "narrowing")}
     assert set(counts) == expected
     assert all(count > 0 for count in counts.values()), counts

@@ -1,11 +1,11 @@
 // The contract of the CPU micro-kernels: what the loops in fprop, dgrad and wgrad call, once per instruction
 // set.
 //
-// Everything is computed in planar layout: a row of a matrix is one coefficient, filter or channel, and its
+// fprop and dgrad compute in planar layout: a row of a matrix is one coefficient, filter or channel, and its
 // elements are neighbouring output points ("points"; the GEMM takes at most kernels.panel() of them, a panel,
-// the others any number). An instruction set provides one Kernels<T> for float and one for double, with its
-// block sizes. isa/portable.cpp is the plain twin: the same contract in ordinary loops of the compiler's
-// choosing.
+// the others any number). wgrad, which sums over points, also has a layout with points as rows and a vector
+// of columns in each. An instruction set provides one Kernels<T> for float and one for double, with its block
+// sizes. isa/portable.cpp is the plain twin: the same contract in ordinary loops of the compiler's choosing.
 //
 // Buffers are 64-byte aligned, but no kernel relies on the alignment of any pointer. Kernels keep no state,
 // allocate nothing and throw nothing. They read and write exactly the elements that the contract names; where
@@ -87,6 +87,60 @@ struct EpilogueArguments {
   const T* bias[kMaxTerms];
 };
 
+// `count` points that follow one another, both where they come from and where they go.
+struct PointRun {
+  int64_t source, target, count;
+};
+
+// What slots needs: `slots` channels of each of `orbits` orbits, whose element (reflection rank e, orbit,
+// point) is at source[e] + orbit * orbit_stride + point * point_stride, the first point of a run at
+// run.source elements from there. Parity class i of the fold gets slot `slot_of[i]`; every
+// slot has a class.
+template <typename T>
+struct SlotsArguments {
+  int slots;  // 1, 2, 4 or 8
+  const void* source[kMaxTerms];
+  int64_t orbit_stride, point_stride;
+  int64_t orbits;
+  const PointRun* runs;
+  int run_count;
+  int classes;
+  int slot_of[kMaxOrbit];
+  T* target;
+  int64_t class_step, orbit_step, point_step;  // one of the last two is 1
+};
+
+// What fold_points needs to know of one vector of columns: staged planes [point][lane], one for each channel
+// copy, `plane` elements apart. Taps of the sets and sources of the runs count points.
+template <typename T>
+struct PointFoldArguments {
+  const TapSet* sets;
+  int set_count;
+  int copies;
+  const T* staged;
+  int64_t plane;
+  const PointRun* runs;
+  int run_count;
+  T* folded;  // the lanes of coefficient k of a point: folded + point * point_row + k * step
+  int64_t point_row, step;
+};
+
+// What unfold_weight needs: for vector i < vectors and lane l < lanes, the sums of coefficient k are at
+// sums[i * sums_row + k * step + l] and, from other shares of the points, every `share` elements from there;
+// the gradient of tap t belongs to target[i * target_row + l * lane_stride + t].
+template <typename T>
+struct UnfoldArguments {
+  const TapSet* sets;  // their tap[0] are offsets into a filter's taps, in elements of `target`
+  int set_count;
+  int64_t vectors;
+  int lanes;
+  const T* sums;
+  int64_t sums_row, step;
+  int64_t shares, share;
+  void* target;
+  int64_t target_row, lane_stride;
+};
+
 template <typename T>
 struct Kernels {
   const char* name;
@@ -122,10 +176,13 @@ struct Kernels {
   // The butterfly of the accumulators, plus bias, narrowed to the output's type.
   void (*epilogue)(DType dtype, const EpilogueArguments<T>&);
 
-  // The slots of grad_output, point by point: target[point * point_row + q * slot + orbit] = sum over
-  // reflection ranks e of sign(q, e) source[e][orbit * orbit_stride + point * point_stride].
-  void (*slots)(DType dtype, int slots, const void* const* source, int64_t orbit_stride, int64_t point_stride,
-                int64_t orbits, int64_t points, T* target, int64_t point_row, int64_t slot);
+  // The slots of grad_output: target[class * class_step + orbit * orbit_step + (run.target + i) * point_step]
+  // = sum over reflection ranks e of sign(slot_of[class], e) times the source's point i of that run. With one
+  // slot it copies, which also brings planes to points.
+  void (*slots)(DType dtype, const SlotsArguments<T>&);
+
+  // The fold of fold() for points as rows: lanes are columns, whole vectors of them.
+  void (*fold_points)(const PointFoldArguments<T>&);
 
   // Weight fold: for each of `sets` (their tap[0] are offsets into a filter's taps, in elements of `source`),
   // and each of `rows` filters row_stride apart and `columns` of their channels column_stride apart,
@@ -133,6 +190,9 @@ struct Kernels {
   void (*fold_weight)(DType dtype, const TapSet* sets, int set_count, const void* source, int64_t row_stride,
                       int rows, int64_t column_stride, int64_t columns, T* target,
                       int64_t coefficient_stride);
+
+  // Its transpose: adds the shares in order; the taps of a set are the butterfly / terms.
+  void (*unfold_weight)(DType dtype, const UnfoldArguments<T>&);
 };
 
 // The kernels in use: the best that this processor has, or those that SYMCONV_CPU_CAPABILITY names: default,

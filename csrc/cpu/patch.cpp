@@ -249,6 +249,30 @@ void Patch::runs(const Tile& tile, int64_t begin, int64_t end, const Tensor& ten
   });
 }
 
+void Patch::point_runs(const Tile& tile, int64_t piece, std::vector<PointRun>& runs,
+                       std::vector<int>& ends) const {
+  runs.clear();
+  ends.clear();
+  int64_t target = 0, section = 0;
+  for_each_slice(tile, [&](int64_t, int64_t rows, int64_t) {
+    for (int64_t y = 0; y < rows; ++y) {
+      int64_t source = (section + y * point_rows_) * row_pitch_;
+      for (int64_t left = tile.width(); left > 0;) {
+        const int64_t count = std::min(left, piece - target);
+        runs.push_back({source, target, count});
+        source += count;
+        left -= count;
+        target += count;
+        if (target < piece) continue;
+        ends.push_back(static_cast<int>(runs.size()));
+        target = 0;
+      }
+    }
+    section += c_.kernel[0] * section_rows_;
+  });
+  if (target > 0) ends.push_back(static_cast<int>(runs.size()));
+}
+
 #define SYMCONV_INSTANTIATE(T)                                                                           \
   template void Patch::stage<T>(const Kernels<T>&, const std::vector<StagedRun>&, const Chunk&, int64_t, \
                                 const Tensor&, T*) const;                                                \

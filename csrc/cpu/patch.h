@@ -86,6 +86,12 @@ class Patch {
   // i's moves end.
   void moves(const Tile& tile, int64_t panel, std::vector<Move>& moves, std::vector<int>& ends) const;
 
+  // For planes with points as rows (wgrad's): the runs of a tile's points in pieces of `piece` points, from
+  // staged point to point of the piece; ends[i] is where piece i's runs end.
+  void point_runs(const Tile& tile, int64_t piece, std::vector<PointRun>& runs, std::vector<int>& ends) const;
+  int64_t plane() const { return plane_; }
+  const std::vector<TapSet>& sets(const Chunk& chunk) const { return sets_[chunk.block]; }
+
   // Folds columns [first, first + columns) of a staged chunk, to [coefficient][column][point].
   template <typename T>
   void fold(const Kernels<T>& kernels, const Chunk& chunk, int64_t first, int64_t columns, const Move* moves,

@@ -66,7 +66,10 @@ Schedule schedule(const Convolution& c, int lanes, int vectors, int rows, int64_
   for (int64_t r = 1; r <= row_count && (r == 1 || r * s.tiling.width <= most_points); ++r) {
     const int64_t tiles = ceil_div(row_count, r) * width_tiles * c.groups;
     const double turns = static_cast<double>(ceil_div(tiles, threads));
-    const double vectors_used = static_cast<double>(ceil_div(r * s.tiling.width, lanes));
+    // A last panel of a single vector keeps the GEMM waiting for weights: it takes as long as 1.3.
+    const int64_t whole_vectors = ceil_div(r * s.tiling.width, lanes);
+    const double vectors_used =
+        static_cast<double>(whole_vectors) + (whole_vectors % vectors == 1 ? 0.3 : 0.0);
     const double staged_rows =
         static_cast<double>((r - 1) * c.stride[1] + (c.kernel[1] - 1) * c.dilation[1] + 1);
     const double staged_vectors = static_cast<double>(ceil_div(s.tiling.width * c.stride[2], lanes));
@@ -84,17 +87,47 @@ Schedule schedule(const Convolution& c, int lanes, int vectors, int rows, int64_
   return s;
 }
 
-Tiling wgrad_tiling(const Convolution& c, int lanes, int64_t l2_bytes, int64_t element_bytes) {
-  constexpr int64_t kPoints = 224;
-  Tiling t{};
-  t.width = width(c.output[2], kPoints);
-  t.rows = std::clamp<int64_t>(kPoints / t.width, 1, std::max<int64_t>(1, c.output_rows()));
-  t.flat = false;  // points between rows would have to count for nothing
-  const int64_t points = ceil_div(t.rows * t.width, lanes) * lanes, most = most_columns(c);
-  const int64_t column_bytes = std::max<int64_t>(1, c.taps()) * points * element_bytes;
-  const int64_t columns = std::clamp<int64_t>(l2_bytes / 2 / column_bytes, 1, most);
-  t.columns = ceil_div(most, ceil_div(most, columns));
-  return t;
+WgradSchedule wgrad_schedule(const Convolution& c, int lanes, int64_t l2_bytes, int64_t element_bytes,
+                             int threads) {
+  const int64_t taps = std::max<int64_t>(1, c.taps()), most = most_columns(c), rows = c.output_rows();
+  // Points whose products are summed in one chain: fewer would load and store the sums more often, more would
+  // cost accuracy in float32.
+  constexpr int64_t kSummed = 64;
+  WgradSchedule s{};
+  s.tiling.flat = false;  // points between rows would have to count for nothing
+  // Vector operations per point and tap, with either side in the lanes.
+  int64_t column_vectors = 0;
+  for (const Block& b : c.columns) column_vectors += ceil_div(b.orbits, lanes);
+  s.column_lanes = c.row_filters() * column_vectors <= ceil_div(c.row_filters(), lanes) * c.column_filters();
+  if (!s.column_lanes) {
+    constexpr int64_t kPoints = 224;
+    s.tiling.width = width(c.output[2], kPoints);
+    s.tiling.rows = std::clamp<int64_t>(kPoints / s.tiling.width, 1, std::max<int64_t>(1, rows));
+    const int64_t points = ceil_div(s.tiling.rows * s.tiling.width, lanes) * lanes;
+    const int64_t column_bytes = taps * points * element_bytes;
+    const int64_t columns = std::clamp<int64_t>(l2_bytes / 2 / column_bytes, 1, most);
+    s.tiling.columns = ceil_div(most, ceil_div(most, columns));
+    s.piece_points = kSummed;
+    return s;
+  }
+  // Parity classes of two vectors at least, where there are as many: those of one leave the micro-tile
+  // waiting for loads.
+  const int64_t vectors = ceil_div(most, lanes), at_once = std::max<int64_t>(1, 18 / taps);
+  s.tiling.columns = ceil_div(vectors, ceil_div(vectors, at_once)) * lanes;
+  const int64_t point_bytes = taps * s.tiling.columns * element_bytes;
+  s.piece_points = std::clamp<int64_t>(l2_bytes / 4 / point_bytes, 16, kSummed);
+  // A tile's slots should stay in L2.
+  const int64_t slots_bytes = std::max<int64_t>(1, c.fold().classes() * c.row_filters() * element_bytes);
+  const int64_t most_points = std::clamp<int64_t>(l2_bytes / 4 / slots_bytes, 256, 512);
+  s.tiling.width = width(c.output[2], most_points);
+  // As many tiles as threads, or a multiple of that.
+  const int64_t row_tiles = ceil_div(ceil_div(rows * s.tiling.width, most_points), threads) * threads;
+  s.tiling.rows = std::clamp<int64_t>(ceil_div(rows, std::max<int64_t>(1, row_tiles)), 1,
+                                      std::max<int64_t>(1, most_points / s.tiling.width));
+  const int64_t points = s.tiling.rows * s.tiling.width;
+  s.piece_points =
+      std::max<int64_t>(1, ceil_div(points, std::max<int64_t>(1, ceil_div(points, s.piece_points))));
+  return s;
 }
 
 }  // namespace symconv::cpu

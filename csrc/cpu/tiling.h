@@ -2,8 +2,9 @@
 //
 // What a thread holds is bounded by these choices and not by the image: staged planes (kStagedPlanes, or a
 // piece's), the folded panel of a piece (1.2 times the L1 of kernels.h, or one column), and the accumulators
-// of a tile (half of the L2 of kernels.h, or two panels). wgrad holds a folded tile instead (half of the L2,
-// or one column), and for every share of the points one set of sums as large as the reduced weight.
+// of a tile (half of the L2 of kernels.h, or two panels). wgrad holds folded points instead (a quarter of the
+// L2, or 16 points; with filters in the lanes half of it, or one column), the slots of a tile's grad_output,
+// and for every share of the points one set of sums as large as the reduced weight.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +25,15 @@ struct Schedule {
 Schedule schedule(const Convolution& convolution, int lanes, int vectors, int rows, int64_t l1_bytes,
                   int64_t l2_bytes, int64_t element_bytes, int threads);
 
-// For wgrad, which folds a whole tile at a time.
-Tiling wgrad_tiling(const Convolution& convolution, int lanes, int64_t l2_bytes, int64_t element_bytes);
+// For wgrad. Of its GEMM's two results' sides, folded columns and filters, one fills vectors: columns, with
+// points as rows of the folded patch, or filters.
+struct WgradSchedule {
+  bool column_lanes;
+  Tiling tiling;         // with columns in lanes, chunks of whole vectors of them
+  int64_t piece_points;  // points that are folded and multiplied at once, at most
+};
+
+WgradSchedule wgrad_schedule(const Convolution& convolution, int lanes, int64_t l2_bytes,
+                             int64_t element_bytes, int threads);
 
 }  // namespace symconv::cpu

@@ -1,16 +1,22 @@
-// wgrad's loops: gW[row][column][k] = sum over points of gu[row, slot of k][point] X[k][column][point], then
+// wgrad's loops: gW[row][column][k] = sum over points of gu[row, class of k][point] X[k][column][point], then
 // the transpose of the weight fold.
 //
-// A work item sums a share of the points for a share of the columns, tile by tile: the slots of grad_output
-// go to panels [point][row], every chunk of columns is staged and folded for the whole tile, and the
-// micro-kernel multiplies with k and columns as its rows and filters as its lanes. Shares of points are then
-// added in order, so the result depends on the number of threads but not on their timing.
+// gu holds, for each parity class of the fold, the slot of every filter that reads it, so that a class is one
+// GEMM for all filters of a group, whatever their masks. A work item sums a share of the points for a share
+// of the columns, tile by tile: the slots of grad_output are prepared once; every chunk of columns is staged,
+// folded and multiplied. Shares of points are then added in order, so the result depends on the number of
+// threads but not on their timing.
+//
+// Of the GEMM's result one side lies in the lanes of vectors (WgradSchedule):
+//   columns: X is folded as [point][coefficient][column], a piece of points that stays in L1 at a time;
+//   points
+//            are rows, so no lane is lost where lines are short;
+//   filters: X is folded as [coefficient][column][point], a tile at a time; for layers with few columns.
 #include "wgrad.h"
 
 #include <algorithm>
 
 #include "kernels.h"
-#include "pack.h"
 #include "patch.h"
 #include "scalar.h"
 #include "tiling.h"
@@ -19,21 +25,22 @@ namespace symconv::cpu {
 namespace {
 
 struct ThreadScratch {
-  Scratch staged, folded, slots;
+  Scratch staged, folded, planes, slots;
   std::vector<Move> moves;
   std::vector<int> ends;
-  std::vector<OutputRun> runs;
+  std::vector<OutputRun> outputs;
   std::vector<StagedRun> staging;
+  std::vector<PointRun> slot_runs, sources, padding, points;
 };
 
-// Up to kMaxVectors vectors of filters of one row block; `gradient` is where its slots' panels start.
+// Vectors of filters, at most as many as a micro-tile has.
 struct LanePanel {
-  size_t block;
-  int64_t first, filters;
+  int64_t first;
   int vectors;
-  int64_t gradient;      // elements per point before this panel, over all slots
-  int64_t accumulators;  // filters' lanes before this panel
 };
+
+// Part `i` of n things in `parts` even parts starts here.
+int64_t part(int64_t n, int64_t parts, int64_t i) { return n * i / parts; }
 
 template <typename T>
 class Wgrad {
@@ -41,147 +48,294 @@ class Wgrad {
   Wgrad(const Problem& problem, int threads)
       : c_(Convolution::fprop(problem)),
         kernels_(kernels<T>()),
-        tiling_(wgrad_tiling(c_, kernels_.lanes, kernels_.l2_bytes, sizeof(T))),
-        patch_(c_, tiling_, kernels_.lanes, sizeof(T)),
-        packing_(c_, patch_, tiling_.columns, kernels_.rows) {
-    int64_t gradient = 0;
-    for (size_t b = 0; b < c_.rows.size(); ++b) {
-      const int64_t step = kernels_.panel();
-      for (int64_t first = 0; first < c_.rows[b].orbits; first += step) {
-        const int64_t filters = std::min(step, c_.rows[b].orbits - first);
-        const int vectors = static_cast<int>(ceil_div(filters, kernels_.lanes));
-        panels_.push_back({b, first, filters, vectors, gradient, lanes_});
-        gradient += vectors * kernels_.lanes * c_.rows[b].size();
-        lanes_ += vectors * kernels_.lanes;
-      }
+        lanes_(kernels_.lanes),
+        schedule_(wgrad_schedule(c_, kernels_.lanes, kernels_.l2_bytes, sizeof(T), threads)),
+        patch_(c_, schedule_.tiling, schedule_.column_lanes ? 1 : kernels_.lanes, sizeof(T)),
+        rows_(c_.row_filters()),
+        classes_(patch_.fold().classes()) {
+    const int64_t line = 64 / sizeof(T);  // rows of odd numbers of lines: see Patch::plane_
+    points_ = (ceil_div(ceil_div(patch_.max_points(), lanes_) * lanes_, line) | 1) * line;
+    row_lanes_ = (ceil_div(ceil_div(rows_, lanes_) * lanes_, line) | 1) * line;
+    if (schedule_.column_lanes && rows_ < row_lanes_ / 2) row_lanes_ = rows_;  // no vectors of them are read
+    const int64_t row_vectors = ceil_div(rows_, lanes_), panels = ceil_div(row_vectors, kernels_.vectors);
+    for (int64_t i = 0; i < panels && !schedule_.column_lanes; ++i) {
+      const int64_t first = part(row_vectors, panels, i);
+      panels_.push_back({first * lanes_, static_cast<int>(part(row_vectors, panels, i + 1) - first)});
     }
-    gradient_ = gradient;
-    points_ = ceil_div(patch_.max_points(), kernels_.lanes) * kernels_.lanes;
-    if (points_ / (64 / static_cast<int64_t>(sizeof(T))) % 2 == 0)
-      points_ += 64 / sizeof(T);  // odd: see Patch::plane_
     for (const Chunk& chunk : patch_.chunks()) {
-      before_.push_back(columns_);
-      columns_ += chunk.columns;
+      before_.push_back(share_);
+      share_ += c_.taps() *
+                (schedule_.column_lanes ? rows_ * chunk_lanes(chunk) : chunk.columns * row_vectors * lanes_);
     }
     // Shares: of columns if adding up shares of points would cost more than preparing grad_output for each
     // share.
     const int64_t wanted = ceil_div(threads, c_.groups),
                   chunks = static_cast<int64_t>(patch_.chunks().size());
-    const double weights = static_cast<double>(columns_) * lanes_ * c_.taps();
     const double gradients = static_cast<double>(c_.output_rows()) * c_.output[2] * c_.row_channels;
-    if (weights > gradients / 2 && chunks >= wanted) {
+    if (static_cast<double>(share_) > gradients / 2 && chunks >= wanted) {
       column_shares_ = wanted;
     } else {
-      point_shares_ = std::min(wanted, patch_.tiles());
+      point_shares_ = std::clamp<int64_t>(patch_.tiles(), 1, wanted);
     }
   }
 
   void run(const Tensor& grad_output, const Tensor& input, const Tensor& grad_weight,
            const Threads& threads) const {
     static thread_local Scratch sums;
-    const int64_t share = columns_ * c_.taps() * lanes_;  // accumulators of a group's share of points
-    T* accumulators = sums.get<T>(c_.groups * point_shares_ * share);
+    T* accumulators = sums.get<T>(c_.groups * point_shares_ * share_);
     const int64_t chunks = static_cast<int64_t>(patch_.chunks().size()), tiles = patch_.tiles();
+    if (tiles == 0) std::fill_n(accumulators, c_.groups * point_shares_ * share_, T(0));
     threads.run(c_.groups * column_shares_ * point_shares_, [&](int64_t begin, int64_t end) {
       static thread_local ThreadScratch scratch;
       for (int64_t i = begin; i < end; ++i) {
         const int64_t group = i / (column_shares_ * point_shares_);
         const int64_t columns = i / point_shares_ % column_shares_, points = i % point_shares_;
-        T* target = accumulators + (group * point_shares_ + points) * share;
-        const int64_t first = tiles * points / point_shares_, last = tiles * (points + 1) / point_shares_;
+        T* target = accumulators + (group * point_shares_ + points) * share_;
+        const int64_t first = part(tiles, point_shares_, points),
+                      last = part(tiles, point_shares_, points + 1);
         for (int64_t t = first; t < last; ++t) {
-          add_tile(group, patch_.tile(t), chunks * columns / column_shares_,
-                   chunks * (columns + 1) / column_shares_, grad_output, input, target, t > first, scratch);
+          add_tile(group, patch_.tile(t), part(chunks, column_shares_, columns),
+                   part(chunks, column_shares_, columns + 1), grad_output, input, target, t > first, scratch);
         }
       }
     });
-    threads.run(c_.groups * chunks * static_cast<int64_t>(panels_.size()), [&](int64_t begin, int64_t end) {
+    // Rows of a chunk, or panels of them, in a few parts.
+    const int64_t units = schedule_.column_lanes ? rows_ : static_cast<int64_t>(panels_.size());
+    const int64_t parts = std::min<int64_t>(units, 4);
+    threads.run(c_.groups * chunks * parts, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        const int64_t panels = static_cast<int64_t>(panels_.size());
-        const int64_t group = i / panels / chunks;
-        unfold(group, i / panels % chunks, panels_[i % panels], accumulators + group * point_shares_ * share,
-               share, grad_weight);
+        const int64_t group = i / parts / chunks, chunk = i / parts % chunks;
+        unfold(group, chunk, part(units, parts, i % parts), part(units, parts, i % parts + 1),
+               accumulators + group * point_shares_ * share_, grad_weight);
       }
     });
   }
 
  private:
-  // Points whose products are summed in one chain: more would cost accuracy in float32.
-  static constexpr int64_t kSummed = 128;
+  int64_t chunk_lanes(const Chunk& chunk) const { return ceil_div(chunk.columns, lanes_) * lanes_; }
 
-  // Accumulator of coefficient k of column j of a chunk, for the first lane of a panel.
-  int64_t accumulator(int64_t chunk, const LanePanel& panel, int64_t k, int64_t j) const {
-    const int64_t n = patch_.chunks()[chunk].columns;
-    return (before_[chunk] * lanes_ + panel.accumulators * n) * c_.taps() +
-           (k * n + j) * panel.vectors * kernels_.lanes;
-  }
+  // The part of an operator of the GEMM that a tile's grad_output is: element (class, row, point) is at
+  // data[class * class_step + row * row_step + point * point_step].
+  struct Gradient {
+    T* data;
+    int64_t class_step, row_step, point_step;
+
+    T* at(int cls, int64_t row, int64_t point) const {
+      return data + cls * class_step + row * row_step + point * point_step;
+    }
+  };
 
   void add_tile(int64_t group, const Tile& tile, int64_t first_chunk, int64_t last_chunk,
                 const Tensor& grad_output, const Tensor& input, T* accumulators, bool accumulate,
                 ThreadScratch& scratch) const {
-    T* slots = scratch.slots.get<T>(gradient_ * points_);
-    T* staged = scratch.staged.get<T>(patch_.staged_elements());
-    T* folded = scratch.folded.get<T>(c_.taps() * tiling_.columns * points_ + kernels_.lanes);
-    const int64_t points = patch_.points(tile);
-    prepare_slots(group, tile, grad_output, slots, scratch);
+    const Gradient gradient = prepare_slots(group, tile, grad_output, scratch);
     patch_.staging(tile, input, scratch.staging);
-    patch_.moves(tile, points_, scratch.moves, scratch.ends);
+    if (schedule_.column_lanes) {
+      plan_points(tile, scratch);
+    } else {
+      patch_.moves(tile, points_, scratch.moves, scratch.ends);
+    }
     for (int64_t k = first_chunk; k < last_chunk; ++k) {
-      const Chunk& chunk = patch_.chunks()[k];
-      patch_.stage(kernels_, scratch.staging, chunk, group, input, staged);
-      patch_.fold(kernels_, chunk, 0, chunk.columns, scratch.moves.data(),
-                  static_cast<int>(scratch.moves.size()), staged, folded, points_);
-      for (const LanePanel& panel : panels_) {
-        const std::vector<Slot>& of_block = packing_.slots(panel.block);
-        const int64_t width = panel.vectors * kernels_.lanes;
-        for (size_t q = 0; q < of_block.size(); ++q) {
-          for (int64_t point = 0; point < points; point += kSummed) {
-            const Segment<T> segment{slots + (panel.gradient + q * width) * points_ + point * width,
-                                     std::min(kSummed, points - point)};
-            for (const Slot::Run& run : of_block[q].runs) {
-              const int64_t rows = run.count * chunk.columns;
-              const T* a = folded + run.first * chunk.columns * points_ + point;
-              T* c = accumulators + accumulator(k, panel, run.first, 0);
-              for (int64_t r = 0; r < rows; r += kernels_.rows) {
-                kernels_.gemm(static_cast<int>(std::min<int64_t>(kernels_.rows, rows - r)), panel.vectors,
-                              a + r * points_, points_, 1, &segment, 1, width, c + r * width, width,
-                              accumulate || point > 0);
-              }
-            }
+      if (schedule_.column_lanes) {
+        add_columns(group, tile, k, input, gradient, accumulators + before_[k], accumulate, scratch);
+      } else {
+        add_filters(group, tile, k, input, gradient, accumulators + before_[k], accumulate, scratch);
+      }
+    }
+  }
+
+  // The slots of a tile's grad_output, of every class. They keep the order of points and channels that they
+  // have, unless filters are in the lanes.
+  Gradient prepare_slots(int64_t group, const Tile& tile, const Tensor& grad_output,
+                         ThreadScratch& scratch) const {
+    const bool planar = grad_output.strides[4] == 1 && grad_output.strides[1] != 1;
+    const Gradient planes{scratch.planes.get<T>(planar ? classes_ * rows_ * points_ : 0), rows_ * points_,
+                          points_, 1};
+    const Gradient points{
+        scratch.slots.get<T>(planar && schedule_.column_lanes ? 0 : classes_ * points_ * row_lanes_),
+        points_ * row_lanes_, 1, row_lanes_};
+    add_slots(group, tile, grad_output, planar ? planes : points, scratch);
+    if (!planar || schedule_.column_lanes) return planar ? planes : points;
+    const PointRun all{0, 0, patch_.points(tile)};
+    SlotsArguments<T> a{};
+    a.slots = a.classes = a.run_count = 1;
+    a.orbit_stride = planes.row_step;
+    a.point_stride = a.orbit_step = 1;
+    a.orbits = rows_;
+    a.runs = &all;
+    a.point_step = points.point_step;
+    for (int i = 0; i < classes_; ++i) {
+      a.source[0] = planes.at(i, 0, 0);
+      a.target = points.at(i, 0, 0);
+      kernels_.slots(sizeof(T) == 8 ? DType::kFloat64 : DType::kFloat32, a);
+    }
+    return points;
+  }
+
+  void add_slots(int64_t group, const Tile& tile, const Tensor& grad_output, const Gradient& g,
+                 ThreadScratch& scratch) const {
+    patch_.runs(tile, 0, patch_.points(tile), grad_output, scratch.outputs);
+    scratch.slot_runs.clear();
+    for (const OutputRun& run : scratch.outputs)
+      scratch.slot_runs.push_back({run.offset, run.point, run.count});
+    SlotsArguments<T> a{};
+    a.orbit_stride = grad_output.strides[1];
+    a.point_stride = grad_output.strides[4];
+    a.runs = scratch.slot_runs.data();
+    a.run_count = static_cast<int>(scratch.slot_runs.size());
+    a.classes = classes_;
+    a.class_step = g.class_step;
+    a.orbit_step = g.row_step;
+    a.point_step = g.point_step;
+    const int64_t element = element_size(grad_output.dtype);
+    for (const Block& block : c_.rows) {
+      a.slots = block.size();
+      a.orbits = block.orbits;
+      for (int copy = 0; copy < block.size(); ++copy) {
+        const int64_t channel = group * c_.row_channels + block.channel(0, copy);
+        a.source[subset_index(block.mask, reflection(block.mask, copy))] =
+            static_cast<const char*>(grad_output.data) + channel * grad_output.strides[1] * element;
+      }
+      for (int i = 0; i < classes_; ++i) a.slot_of[i] = slot_of(block.mask, patch_.fold().parity(i));
+      a.target = g.at(0, block.first, 0);
+      kernels_.slots(grad_output.dtype, a);
+    }
+  }
+
+  // What to stage and to fold for a tile with columns in the lanes, and the padding, which is the same for
+  // all chunks.
+  void plan_points(const Tile& tile, ThreadScratch& scratch) const {
+    patch_.point_runs(tile, schedule_.piece_points, scratch.points, scratch.ends);
+    scratch.sources.clear();
+    scratch.padding.clear();
+    const auto pad = [&](int64_t first, int64_t count) {
+      if (count == 0) return;
+      if (!scratch.padding.empty() && scratch.padding.back().target + scratch.padding.back().count == first) {
+        scratch.padding.back().count += count;
+      } else {
+        scratch.padding.push_back({0, first, count});
+      }
+    };
+    for (const StagedRun& run : scratch.staging) {
+      pad(run.position, run.low);
+      if (run.high > run.low)
+        scratch.sources.push_back({run.source, run.position + run.low, run.high - run.low});
+      pad(run.position + run.high, run.count - run.high);
+    }
+    const int64_t planes = staged_planes();
+    T* staged = scratch.staged.get<T>(planes * patch_.plane() * lanes_);
+    for (int64_t p = 0; p < planes; ++p) {
+      for (const PointRun& run : scratch.padding) {
+        std::fill_n(staged + (p * patch_.plane() + run.target) * lanes_, run.count * lanes_, T(0));
+      }
+    }
+  }
+
+  // Planes of whole vectors of columns.
+  int64_t staged_planes() const {
+    int64_t planes = 1;
+    for (const Chunk& chunk : patch_.chunks()) {
+      planes = std::max(planes, chunk_lanes(chunk) / lanes_ * chunk.copies);
+    }
+    return planes;
+  }
+
+  void add_columns(int64_t group, const Tile& tile, int64_t k, const Tensor& input, const Gradient& gradient,
+                   T* accumulators, bool accumulate, ThreadScratch& scratch) const {
+    const Chunk& chunk = patch_.chunks()[k];
+    const Block& block = c_.columns[chunk.block];
+    const int64_t width = chunk_lanes(chunk), vectors = width / lanes_, plane = patch_.plane() * lanes_;
+    T* staged = scratch.staged.get<T>(staged_planes() * plane);
+    SlotsArguments<T> s{};
+    s.slots = s.classes = 1;
+    s.orbit_stride = input.strides[1];
+    s.point_stride = c_.stride[2] * input.strides[4];
+    s.runs = scratch.sources.data();
+    s.run_count = static_cast<int>(scratch.sources.size());
+    s.orbit_step = 1;
+    s.point_step = lanes_;
+    for (int64_t v = 0; v < vectors; ++v) {
+      for (int copy = 0; copy < chunk.copies; ++copy) {
+        const int64_t column = chunk.first + v * lanes_;
+        const int64_t channel = group * c_.column_channels + block.channel(column, copy);
+        s.orbits = std::min<int64_t>(lanes_, chunk.first + chunk.columns - column);
+        s.source[0] =
+            static_cast<const char*>(input.data) + channel * input.strides[1] * element_size(input.dtype);
+        s.target = staged + (v * chunk.copies + copy) * plane;
+        kernels_.slots(input.dtype, s);
+      }
+    }
+    const int64_t row = c_.taps() * width;  // of the sums
+    const int64_t line = 64 / sizeof(T), point_row = (ceil_div(row, line) | 1) * line;
+    T* folded = scratch.folded.get<T>(schedule_.piece_points * point_row);
+    const std::vector<TapSet>& sets = patch_.sets(chunk);
+    const int64_t points = patch_.points(tile);
+    for (size_t i = 0; i < scratch.ends.size(); ++i) {
+      const int64_t point = i * schedule_.piece_points;
+      const int first = i == 0 ? 0 : scratch.ends[i - 1];
+      for (int64_t v = 0; v < vectors; ++v) {
+        kernels_.fold_points({sets.data(), static_cast<int>(sets.size()), chunk.copies,
+                              staged + v * chunk.copies * plane, plane, scratch.points.data() + first,
+                              scratch.ends[i] - first, folded + v * lanes_, point_row, width});
+      }
+      const int64_t depth = std::min(schedule_.piece_points, points - point);
+      for (int p = 0; p < classes_; ++p) {
+        const int parity = patch_.fold().parity(p);
+        const int64_t n = patch_.fold().count(parity) * vectors, at = patch_.fold().first(parity) * width;
+        const int64_t panels = ceil_div(n, kernels_.vectors), tiles = ceil_div(rows_, kernels_.rows);
+        for (int64_t j = 0; j < panels; ++j) {
+          const int64_t v = part(n, panels, j), lane = at + v * lanes_;
+          const Segment<T> segment{folded + lane, depth};
+          for (int64_t t = 0; t < tiles; ++t) {
+            const int64_t r = part(rows_, tiles, t);
+            kernels_.gemm(static_cast<int>(part(rows_, tiles, t + 1) - r),
+                          static_cast<int>(part(n, panels, j + 1) - v), gradient.at(p, r, point),
+                          gradient.row_step, gradient.point_step, &segment, 1, point_row,
+                          accumulators + r * row + lane, row, accumulate || i > 0);
           }
         }
       }
     }
   }
 
-  // The butterfly of the tile's grad_output: for each panel of filters and slot, [point][filter].
-  void prepare_slots(int64_t group, const Tile& tile, const Tensor& grad_output, T* slots,
-                     ThreadScratch& scratch) const {
-    patch_.runs(tile, 0, patch_.points(tile), grad_output, scratch.runs);
-    const int64_t element = element_size(grad_output.dtype);
+  void add_filters(int64_t group, const Tile& tile, int64_t k, const Tensor& input, const Gradient& gradient,
+                   T* accumulators, bool accumulate, ThreadScratch& scratch) const {
+    const Chunk& chunk = patch_.chunks()[k];
+    T* staged = scratch.staged.get<T>(patch_.staged_elements());
+    T* folded = scratch.folded.get<T>(c_.taps() * schedule_.tiling.columns * points_ + lanes_);
+    patch_.stage(kernels_, scratch.staging, chunk, group, input, staged);
+    patch_.fold(kernels_, chunk, 0, chunk.columns, scratch.moves.data(),
+                static_cast<int>(scratch.moves.size()), staged, folded, points_);
+    const int64_t points = patch_.points(tile);
     for (const LanePanel& panel : panels_) {
-      const Block& block = c_.rows[panel.block];
-      const int64_t width = panel.vectors * kernels_.lanes;
-      T* target = slots + panel.gradient * points_;
-      if (panel.filters < width) std::fill_n(target, block.size() * width * points_, T(0));
-      for (const OutputRun& run : scratch.runs) {
-        const void* source[kMaxTerms];
-        for (int copy = 0; copy < block.size(); ++copy) {
-          const int64_t channel = group * c_.row_channels + block.channel(panel.first, copy);
-          source[subset_index(block.mask, reflection(block.mask, copy))] =
-              static_cast<const char*>(grad_output.data) +
-              (run.offset + channel * grad_output.strides[1]) * element;
+      const int64_t width = panel.vectors * lanes_;
+      for (int p = 0; p < classes_; ++p) {
+        const int parity = patch_.fold().parity(p);
+        const int64_t first = patch_.fold().first(parity) * chunk.columns,
+                      rows = patch_.fold().count(parity) * chunk.columns;
+        for (int64_t point = 0; point < points; point += schedule_.piece_points) {
+          const Segment<T> segment{gradient.at(p, panel.first, point),
+                                   std::min(schedule_.piece_points, points - point)};
+          const T* a = folded + first * points_ + point;
+          T* c = accumulators + filter_sums(chunk, panel) + first * width;
+          for (int64_t r = 0; r < rows; r += kernels_.rows) {
+            kernels_.gemm(static_cast<int>(std::min<int64_t>(kernels_.rows, rows - r)), panel.vectors,
+                          a + r * points_, points_, 1, &segment, 1, gradient.point_step, c + r * width, width,
+                          accumulate || point > 0);
+          }
         }
-        kernels_.slots(grad_output.dtype, block.size(), source, grad_output.strides[1],
-                       grad_output.strides[4], panel.filters, run.count, target + run.point * width, width,
-                       width * points_);
       }
     }
   }
 
-  // Adds the shares of points and turns coefficients into taps.
-  void unfold(int64_t group, int64_t chunk_index, const LanePanel& panel, const T* accumulators,
-              int64_t share, const Tensor& grad_weight) const {
+  // Where in a chunk's sums a panel's start.
+  int64_t filter_sums(const Chunk& chunk, const LanePanel& panel) const {
+    return panel.first * chunk.columns * c_.taps();
+  }
+
+  // Adds the shares of points and turns coefficients into taps, for rows or panels [first, last) of a chunk.
+  void unfold(int64_t group, int64_t chunk_index, int64_t first, int64_t last, const T* accumulators,
+              const Tensor& grad_weight) const {
     const Chunk& chunk = patch_.chunks()[chunk_index];
     TapOffsets offsets[kAxes];
     for (int d = 0; d < kAxes; ++d) {
@@ -190,57 +344,58 @@ class Wgrad {
     std::vector<int64_t> position(c_.taps());
     for (int64_t k = 0; k < c_.taps(); ++k) position[k] = k;
     const std::vector<TapSet> sets = tap_sets(patch_.fold(), 0, offsets, position);
-    const int64_t row = group * c_.row_filters() + c_.rows[panel.block].first + panel.first;
-    const int64_t width = panel.vectors * kernels_.lanes;
-    for (int64_t j = 0; j < chunk.columns; ++j) {
-      const int64_t column = c_.columns[chunk.block].first + chunk.first + j;
-      const int64_t target = row * grad_weight.strides[0] + column * grad_weight.strides[1];
-      for (const TapSet& set : sets) {
-        T taps[kMaxTerms][kMaxLanes];
-        for (int q = 0; q < set.terms; ++q) {
-          const T* sum = accumulators + accumulator(chunk_index, panel, set.coefficient[q], j);
-          for (int64_t r = 0; r < width; ++r) taps[q][r] = sum[r];
-          for (int64_t s = 1; s < point_shares_; ++s) {
-            for (int64_t r = 0; r < width; ++r) taps[q][r] += sum[s * share + r];
-          }
-        }
-        for (int half = 1; half < set.terms; half *= 2) {
-          for (int i = 0; i < set.terms; ++i) {
-            if (i & half) continue;
-            for (int64_t r = 0; r < width; ++r) {
-              T pair[2] = {taps[i][r], taps[i + half][r]};
-              hadamard<2>(pair);
-              taps[i][r] = pair[0];
-              taps[i + half][r] = pair[1];
-            }
-          }
-        }
-        const T scale = T(1) / static_cast<T>(set.terms);
-        dispatch(grad_weight.dtype, [&](auto stored) {
-          using Stored = decltype(stored);
-          for (int e = 0; e < set.terms; ++e) {
-            Stored* to = static_cast<Stored*>(grad_weight.data) + target + set.tap[0][e];
-            for (int64_t r = 0; r < panel.filters; ++r)
-              to[r * grad_weight.strides[0]] = Stored(taps[e][r] * scale);
-          }
-        });
+    const int64_t row = group * rows_, column = c_.columns[chunk.block].first + chunk.first;
+    const int64_t row_stride = grad_weight.strides[0], column_stride = grad_weight.strides[1];
+    const T* sums = accumulators + before_[chunk_index];
+    UnfoldArguments<T> u{};
+    u.sets = sets.data();
+    u.set_count = static_cast<int>(sets.size());
+    u.shares = point_shares_;
+    u.share = share_;
+    const auto unfold_lanes = [&](const T* from, int64_t r, int64_t j, int64_t lanes) {
+      u.sums = from;
+      u.lanes = static_cast<int>(std::min<int64_t>(lanes_, lanes));
+      u.target = static_cast<char*>(grad_weight.data) +
+                 ((row + r) * row_stride + (column + j) * column_stride) * element_size(grad_weight.dtype);
+      kernels_.unfold_weight(grad_weight.dtype, u);
+    };
+    if (schedule_.column_lanes) {
+      const int64_t width = chunk_lanes(chunk);
+      u.vectors = last - first;
+      u.sums_row = c_.taps() * width;
+      u.step = width;
+      u.target_row = row_stride;
+      u.lane_stride = column_stride;
+      for (int64_t j = 0; j < chunk.columns; j += lanes_) {
+        unfold_lanes(sums + first * u.sums_row + j, first, j, chunk.columns - j);
+      }
+      return;
+    }
+    u.vectors = chunk.columns;
+    u.target_row = column_stride;
+    u.lane_stride = row_stride;
+    for (int64_t i = first; i < last; ++i) {
+      const LanePanel& panel = panels_[i];
+      u.sums_row = panel.vectors * lanes_;
+      u.step = chunk.columns * u.sums_row;
+      for (int64_t l = 0; l < u.sums_row; l += lanes_) {
+        unfold_lanes(sums + filter_sums(chunk, panel) + l, panel.first + l, 0, rows_ - panel.first - l);
       }
     }
   }
 
-  static constexpr int64_t kMaxLanes = kMaxVectors * 16;
-
   Convolution c_;
   const Kernels<T>& kernels_;
-  Tiling tiling_;
+  int64_t lanes_;
+  WgradSchedule schedule_;
   Patch patch_;
-  Packing packing_;  // for its slots
-  std::vector<LanePanel> panels_;
-  int64_t lanes_ = 0;            // filters of a group, each panel rounded up to vectors
-  int64_t gradient_ = 0;         // the same for every slot
-  int64_t points_;               // of a tile, rounded up
-  std::vector<int64_t> before_;  // columns before each chunk
-  int64_t columns_ = 0;
+  int64_t rows_;                   // filters of a group
+  int classes_;                    // of the fold
+  std::vector<LanePanel> panels_;  // with filters in the lanes
+  int64_t points_;                 // of a tile, rounded up
+  int64_t row_lanes_;              // filters, rounded up
+  std::vector<int64_t> before_;    // sums before each chunk
+  int64_t share_ = 0;              // sums of a group's share of points
   int64_t column_shares_ = 1, point_shares_ = 1;
 };
 

@@ -79,9 +79,13 @@ void check_stage_rows(const Kernels<T>&, Random&, Report&);
 template <typename T, typename Stored>
 void check_epilogue(const Kernels<T>&, Random&, Report&);
 template <typename T, typename Stored>
-void check_slots(const Kernels<T>&, Random&, Report&);
-template <typename T, typename Stored>
 void check_fold_weight(const Kernels<T>&, Random&, Report&);
+template <typename T, typename Stored>
+void check_slots(const Kernels<T>&, Random&, Report&);
+template <typename T>
+void check_fold_points(const Kernels<T>&, Random&, Report&);
+template <typename T, typename Stored>
+void check_unfold_weight(const Kernels<T>&, Random&, Report&);
 
 // Every value of a half type to float32, and float32 to it: rounding, ties, denormals, infinities, NaN.
 template <typename Stored>

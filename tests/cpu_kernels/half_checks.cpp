@@ -83,14 +83,40 @@ void check_widening(const Kernels<float>& kernels, Report& report) {
     for (int64_t u = 0; u < kPatterns; ++u) got[u] = planes[u % kColumns * (kPoints + 64) + u / kColumns];
     compare("stage of channels last", got);
   }
-  const void* pointer = source.data();
-  kernels.slots(dtype, 1, &pointer, 1, 1024, 1024, kPatterns / 1024, got.data(), 1024, 1024);
+  SlotsArguments<float> slots{};
+  slots.slots = slots.classes = slots.run_count = 1;
+  slots.source[0] = source.data();
+  slots.target = got.data();
+  slots.orbit_stride = slots.orbit_step = 1;
+  slots.point_stride = slots.point_step = slots.orbits = 1024;
+  const PointRun all{0, 0, kPatterns / 1024}, two{0, 0, 2};
+  slots.runs = &all;
+  kernels.slots(dtype, slots);
   compare("slots of channels last", got);
+  slots.orbit_stride = 64;
+  slots.point_stride = 1;
+  slots.orbits = kPatterns / 64;
+  slots.point_step = slots.orbits;
+  const PointRun row{0, 0, 64};
+  slots.runs = &row;
+  std::vector<float> transposed(kPatterns + 64);
+  slots.target = transposed.data();
+  kernels.slots(dtype, slots);
+  for (int64_t u = 0; u < kPatterns; ++u) got[u] = transposed[u % 64 * slots.orbits + u / 64];
+  compare("slots of planes", got);
+  slots.point_step = 1;
+  slots.orbit_step = 64;
+  slots.target = got.data();
+  kernels.slots(dtype, slots);
+  compare("slots of planes to planes", got);
   report.begin("%s to float32 by slots of two orbits and points",
                dtype == DType::kFloat16 ? "float16" : "bfloat16");
+  slots.orbit_stride = slots.orbits = slots.point_step = 2;
+  slots.orbit_step = 1;
+  slots.runs = &two;
   for (int64_t i = 0; i + 4 <= kPatterns; i += 4) {
-    const void* four = source.data() + i;
-    kernels.slots(dtype, 1, &four, 2, 1, 2, 2, got.data(), 2, 2);
+    slots.source[0] = source.data() + i;
+    kernels.slots(dtype, slots);
     const float values[4] = {got[0], got[2], got[1], got[3]};
     for (int64_t l = 0; l < 4; ++l) {
       report.check(same(values[l], expected[i + l]), "0x%04x", static_cast<unsigned>(i + l));

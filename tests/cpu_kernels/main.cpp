@@ -67,10 +67,12 @@ int64_t check_storage(const Kernels<T>& kernels, Random& random, int64_t problem
   int64_t failed = 0;
   if constexpr (sizeof(T) == sizeof(Stored)) {
     failed += repeat("gemm", check_gemm<T>) + repeat("fold", check_fold<T>);
+    failed += repeat("fold_points", check_fold_points<T>);
   }
   failed += repeat("stage", check_stage<T, Stored>) + repeat("epilogue", check_epilogue<T, Stored>);
   failed += repeat("stage_rows", check_stage_rows<T, Stored>);
   failed += repeat("slots", check_slots<T, Stored>) + repeat("fold_weight", check_fold_weight<T, Stored>);
+  failed += repeat("unfold_weight", check_unfold_weight<T, Stored>);
   if constexpr (sizeof(Stored) == 2) {
     failed += count(kTypes<T, Stored>, "widening", [&](Report& r) { check_widening<Stored>(kernels, r); });
     failed += count(kTypes<T, Stored>, "narrowing",

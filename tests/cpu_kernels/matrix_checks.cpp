@@ -4,40 +4,9 @@
 
 #include "checks.h"
 #include "guarded.h"
+#include "problems.h"
 
 namespace symconv::test {
-namespace {
-
-int sign(int q, int e) { return __builtin_popcount(q & e) % 2 ? -1 : 1; }
-
-template <typename T>
-void fill(const Guarded<T>& buffer, Random& random) {
-  for (int64_t i = 0; i < buffer.size(); ++i) buffer[i] = random.number<T>();
-  buffer.freeze();
-}
-
-// `set_count` random sets whose coefficients are a permutation; returns how many coefficients there are.
-int64_t random_sets(Random& random, int set_count, int copies, int64_t max_tap, std::vector<TapSet>& sets) {
-  sets.assign(set_count, TapSet{});
-  int64_t total = 0;
-  for (TapSet& set : sets) {
-    set.terms = static_cast<int>(random.one_of({1, 2, 4, 8}));
-    for (int c = 0; c < copies; ++c) {
-      for (int e = 0; e < set.terms; ++e) set.tap[c][e] = random.between(0, max_tap);
-    }
-    for (int q = 0; q < set.terms; ++q) set.coefficient[q] = total++;
-  }
-  std::vector<int64_t> order(total);
-  std::iota(order.begin(), order.end(), 0);
-  for (int64_t i = total - 1; i > 0; --i) std::swap(order[i], order[random.between(0, i)]);
-  for (TapSet& set : sets) {
-    for (int q = 0; q < set.terms; ++q) set.coefficient[q] = order[set.coefficient[q]];
-  }
-  return total;
-}
-
-}  // namespace
-
 template <typename T>
 void check_gemm(const Kernels<T>& kernels, Random& random, Report& report) {
   const int m = static_cast<int>(random.between(1, kernels.rows));

@@ -1,50 +1,11 @@
-// stage, epilogue and slots, which read or write tensors, against loops written from the contract in
-// kernels.h.
+// stage and epilogue, which read or write tensors, against loops written from the contract in kernels.h.
 #include <algorithm>
 
 #include "checks.h"
 #include "guarded.h"
+#include "problems.h"
 
 namespace symconv::test {
-namespace {
-
-int sign(int q, int e) { return __builtin_popcount(q & e) % 2 ? -1 : 1; }
-
-// Strides of channels and points in a tensor.
-struct Strides {
-  int64_t channel, point;
-};
-
-// Planar, channels last, with steps between elements, or broadcast (for what is only read).
-Strides random_strides(Random& random, int64_t channels, int64_t points, bool broadcast) {
-  const int64_t gap = random.chance(0.5) ? 0 : random.between(1, 9);
-  switch (random.between(0, broadcast ? 4 : 3)) {
-    case 0:
-      return {points + gap, 1};
-    case 1:
-      return {1, channels + gap};
-    case 2:
-      return {2 * points + gap, 2};
-    case 3:
-      return {3, 3 * channels + gap};
-    default:
-      return {random.between(0, 1), random.between(0, 1)};
-  }
-}
-
-int64_t extent(const Strides& strides, int64_t channels, int64_t points) {
-  if (channels == 0 || points == 0) return 0;
-  return (channels - 1) * strides.channel + (points - 1) * strides.point + 1;
-}
-
-template <typename T>
-void fill(const Guarded<T>& buffer, Random& random) {
-  for (int64_t i = 0; i < buffer.size(); ++i) buffer[i] = random.number<T>();
-  buffer.freeze();
-}
-
-}  // namespace
-
 template <typename T, typename Stored>
 void check_stage(const Kernels<T>& kernels, Random& random, Report& report) {
   const int64_t columns = random.between(0, 40), n = random.between(0, 3 * kernels.lanes + 5);
@@ -165,54 +126,10 @@ void check_epilogue(const Kernels<T>& kernels, Random& random, Report& report) {
   }
 }
 
-template <typename T, typename Stored>
-void check_slots(const Kernels<T>& kernels, Random& random, Report& report) {
-  const int slots = static_cast<int>(random.one_of({1, 2, 4, 8}));
-  const int64_t orbits = random.between(0, 40), points = random.between(0, 3 * kernels.lanes + 5);
-  const Strides strides = random_strides(random, orbits, points, true);
-  const int64_t slot = orbits + random.between(0, 9);
-  const int64_t point_row = std::max<int64_t>(1, slots * slot + random.between(0, 9));
-
-  for (const Side side : {Side::kBegin, Side::kEnd}) {
-    report.begin("slots %d, %ld orbits %ld apart, %ld points %ld apart, point_row %ld, slot %ld", slots,
-                 static_cast<long>(orbits), static_cast<long>(strides.channel), static_cast<long>(points),
-                 static_cast<long>(strides.point), static_cast<long>(point_row), static_cast<long>(slot));
-    std::vector<Guarded<Stored>> sources;
-    const void* pointers[kMaxTerms] = {};
-    for (int e = 0; e < slots; ++e) {
-      sources.emplace_back(extent(strides, orbits, points), side);
-      fill(sources.back(), random);
-      pointers[e] = sources.back().data();
-    }
-    Expected<T> expected(orbits > 0 && points > 0 ? (points - 1) * point_row + (slots - 1) * slot + orbits
-                                                  : 0);
-    const Guarded<T> target(expected.size(), side);
-    expected.prepare(target);
-    for (int64_t i = 0; i < points; ++i) {
-      for (int q = 0; q < slots; ++q) {
-        for (int64_t o = 0; o < orbits; ++o) {
-          T sum = 0;
-          for (int e = 0; e < slots; ++e) {
-            sum += static_cast<T>(sign(q, e)) *
-                   static_cast<T>(sources[e][o * strides.channel + i * strides.point]);
-          }
-          expected.require(i * point_row + q * slot + o, sum);
-        }
-      }
-    }
-    kernels.slots(kDType<Stored>, slots, pointers, strides.channel, strides.point, orbits, points,
-                  target.data(), point_row, slot);
-    const int64_t at = expected.difference(target);
-    report.check(at < 0, "point %ld, element %ld differs", static_cast<long>(at / point_row),
-                 static_cast<long>(at % point_row));
-  }
-}
-
 #define SYMCONV_INSTANTIATE(T, Stored)                                            \
   template void check_stage<T, Stored>(const Kernels<T>&, Random&, Report&);      \
   template void check_stage_rows<T, Stored>(const Kernels<T>&, Random&, Report&); \
-  template void check_epilogue<T, Stored>(const Kernels<T>&, Random&, Report&);   \
-  template void check_slots<T, Stored>(const Kernels<T>&, Random&, Report&);
+  template void check_epilogue<T, Stored>(const Kernels<T>&, Random&, Report&);
 SYMCONV_INSTANTIATE(float, float)
 SYMCONV_INSTANTIATE(float, Float16)
 SYMCONV_INSTANTIATE(float, BFloat16)

@@ -1,4 +1,4 @@
-// What of kernels.h reads and writes tensors: staging, the epilogue, the slots of grad_output.
+// What of kernels.h reads and writes tensors: staging and the epilogue.
 #pragma once
 
 #include "../../common/fold.h"
@@ -182,96 +182,6 @@ template <typename T>
 void epilogue(DType dtype, const EpilogueArguments<T>& a) {
   with_storage<T>(dtype, [&](auto s) {
     with_power(a.slots, [&](auto slots) { epilogue_typed<T, decltype(s), slots()>(a); });
-  });
-}
-
-template <typename T, typename Stored, int Slots>
-void slots_typed(const void* const* sources, int64_t orbit_stride, int64_t point_stride, int64_t orbits,
-                 int64_t points, T* target, int64_t point_row, int64_t slot) {
-  constexpr int L = kLanes<T>;
-  const Stored* source[Slots];
-  for (int e = 0; e < Slots; ++e) source[e] = static_cast<const Stored*>(sources[e]);
-  for (int64_t orbit = 0; orbit < orbits; orbit += L) {
-    const int rows = elements_at<T>(orbit, orbits);
-    T* to = target + orbit;
-    if (orbit_stride == 1) {  // channels last: vectors of orbits
-      const auto each_point = [&](auto width) {
-        for (int64_t i = 0; i < points; ++i) {
-          Vector<T> y[Slots];
-#pragma GCC unroll 8
-          for (int e = 0; e < Slots; ++e) y[e] = load_as<T>(source[e] + orbit + i * point_stride, width);
-          hadamard<Slots>(y);
-#pragma GCC unroll 8
-          for (int q = 0; q < Slots; ++q) store_as<T>(to + i * point_row + q * slot, y[q], width);
-        }
-      };
-      if (rows == L) {
-        each_point(std::integral_constant<int, L>{});
-      } else {
-        each_point(rows);
-      }
-      continue;
-    }
-    for (int64_t i = 0; i < points; i += L) {
-      const int count = elements_at<T>(i, points);
-      if constexpr (Slots == 1) {
-        if (count == L && rows == L && point_stride == 1) {
-          const Stored* from = source[0] + orbit * orbit_stride + i;
-          Vector<T> y[L];
-          load_transposed_as<T, Stored>([&](int r) { return from + r * orbit_stride; }, y);
-          T* row = to + i * point_row;
-#pragma GCC unroll 16
-          for (int p = 0; p < L; ++p) {
-            store<T>(row, y[p]);
-            row = opaque(row + point_row);
-          }
-          continue;
-        }
-      }
-      alignas(64) T block[Slots][L][L];  // [orbit][point]
-      for (int r = 0; r < rows; ++r) {
-        Vector<T> y[Slots];
-        for (int e = 0; e < Slots; ++e) {
-          const Stored* from = source[e] + (orbit + r) * orbit_stride + i * point_stride;
-          if (point_stride == 1) {
-            y[e] = load_as<T>(from, count);
-          } else {
-            T lanes[L] = {};
-            for (int p = 0; p < count; ++p) lanes[p] = widen<T>(from[p * point_stride]);
-            y[e] = load<T>(lanes);
-          }
-        }
-        hadamard<Slots>(y);
-#pragma GCC unroll 8
-        for (int q = 0; q < Slots; ++q) store<T>(block[q][r], y[q]);
-      }
-      for (int q = 0; q < Slots; ++q) {
-        for (int r = rows; r < L; ++r) store<T>(block[q][r], Vector<T>{});
-        Vector<T> y[L];
-        load_transposed<T>([&](int r) { return block[q][r]; }, y);
-        T* row = to + i * point_row + q * slot;
-        if (count == L && rows == L) {
-#pragma GCC unroll 16
-          for (int p = 0; p < L; ++p) {
-            store<T>(row, y[p]);
-            row = opaque(row + point_row);
-          }
-        } else {
-          for (int p = 0; p < count; ++p) store_as<T>(row + p * point_row, y[p], rows);
-        }
-      }
-    }
-  }
-}
-
-template <typename T>
-void slots(DType dtype, int count, const void* const* source, int64_t orbit_stride, int64_t point_stride,
-           int64_t orbits, int64_t points, T* target, int64_t point_row, int64_t slot) {
-  with_storage<T>(dtype, [&](auto s) {
-    with_power(count, [&](auto n) {
-      slots_typed<T, decltype(s), n()>(source, orbit_stride, point_stride, orbits, points, target, point_row,
-                                       slot);
-    });
   });
 }
 
