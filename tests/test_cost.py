@@ -112,6 +112,6 @@ def test_on_a_gpu_only_problems_with_tensor_core_kernels_are_folded(dtype):
 
 def test_on_a_gpu_the_dense_path_needs_no_operator_that_only_the_cpu_has():
     """`mirror` has no CUDA kernel."""
-    assert backends.Choice(False, cost.NO_TENSOR_CORE).mirror is reference.mirror
+    assert backends.mirror_for(backends.Choice(False, cost.NO_TENSOR_CORE)) is reference.mirror
     for reason in cost.CPU_EXCEPTIONS:
-        assert backends.Choice(False, reason).mirror is not reference.mirror
+        assert backends.mirror_for(backends.Choice(False, reason)) is not reference.mirror
