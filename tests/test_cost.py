@@ -52,6 +52,11 @@ def test_large_layers_are_folded():
         ).native  # the size of the input counts
 
 
+def layout(tensor):
+    """The strides that say something: of dimensions of size 1 they may be anything."""
+    return [stride for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1]
+
+
 @pytest.mark.parametrize("format_", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("case", DENSE, ids=lambda case: case.__name__)
 def test_dense_path_agrees_with_the_torch_backend(case, format_):
@@ -66,7 +71,7 @@ def test_dense_path_agrees_with_the_torch_backend(case, format_):
             results.append((output, *gradient))
     for ours, dense in zip(*results, strict=True):
         torch.testing.assert_close(ours, dense, rtol=1e-4, atol=1e-4)
-        assert ours.stride() == dense.stride()
+        assert layout(ours) == layout(dense)
 
 
 @pytest.mark.parametrize("case", DENSE, ids=lambda case: case.__name__)
