@@ -117,32 +117,46 @@ void epilogue_typed(const EpilogueArguments<T>& a) {
     for (int e = 0; e < Slots; ++e) bias[e] = a.bias[e] ? a.bias[e][orbit] : T(-0.0);
   };
   if (orbit_stride == 1 && point_stride != 1) {  // channels last: transpose blocks of orbits and points
+    // Few orbits, the copies of which lie next to each other: their channels are transposed together.
+    int place[Slots];  // of an output among the others, in memory
+    for (int e = 0; e < Slots; ++e) {
+      place[e] = 0;
+      for (int other = 0; other < Slots; ++other) place[e] += output[other] < output[e];
+    }
+    bool together = orbits < L;
+    const Stored* lowest = output[0];
+    for (int e = 0; e < Slots; ++e) lowest = output[e] < lowest ? output[e] : lowest;
+    for (int e = 0; e < Slots; ++e) together = together && output[e] == lowest + place[e] * orbits;
     for (int64_t orbit = 0; orbit < orbits; orbit += L) {
-      const int rows = elements_at<T>(orbit, orbits);
+      const int rows = elements_at<T>(orbit, orbits), channels = together ? Slots * rows : rows;
       for (int64_t i = 0; i < points; i += L) {
         const int count = elements_at<T>(i, points);
-        alignas(64) T block[Slots][L][L];
+        alignas(64) T block[(Slots + 1) * L][L];  // the outputs' rows, output by output in the order of place
         for (int r = 0; r < rows; ++r) {
           T bias[Slots];
           biases(orbit + r, bias);
           Vector<T> y[Slots];
           butterfly_row<T, Slots>(a.accumulators + (orbit + r) * a.row + i, slot, bias, count, y);
 #pragma GCC unroll 8
-          for (int e = 0; e < Slots; ++e) store<T>(block[e][r], y[e]);
+          for (int e = 0; e < Slots; ++e) store<T>(block[place[e] * rows + r], y[e]);
         }
         for (int e = 0; e < Slots; ++e) {
-          for (int r = rows; r < L; ++r) store<T>(block[e][r], Vector<T>{});
-          Vector<T> y[L];
-          load_transposed<T>([&](int r) { return block[e][r]; }, y);
-          Stored* to = output[e] + orbit + i * point_stride;
-          if (count == L && rows == L) {
+          if (together && place[e] > 0) continue;
+          for (int first = 0; first < channels; first += L) {
+            const int width = channels - first < L ? channels - first : L;
+            const T(*from)[L] = block + place[e] * rows + first;
+            Vector<T> y[L];
+            load_transposed<T>([&](int r) { return from[r]; }, y);
+            Stored* to = output[e] + orbit + first + i * point_stride;
+            if (count == L && width == L) {
 #pragma GCC unroll 16
-            for (int p = 0; p < L; ++p) {
-              store_as<T>(to, y[p], L);
-              to = opaque(to + point_stride);
+              for (int p = 0; p < L; ++p) {
+                store_as<T>(to, y[p], L);
+                to = opaque(to + point_stride);
+              }
+            } else {
+              for (int p = 0; p < count; ++p) store_as<T>(to + p * point_stride, y[p], width);
             }
-          } else {
-            for (int p = 0; p < count; ++p) store_as<T>(to + p * point_stride, y[p], rows);
           }
         }
       }
