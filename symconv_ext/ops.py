@@ -8,6 +8,7 @@ hz, vz, hvz, plain.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,10 +30,12 @@ try:
     LOADED = True
     CUDA_ARCHITECTURES = _C.cuda_architectures
     CUDA_RUNTIME = _C.cuda_runtime
-except ModuleNotFoundError:
-    WHY_NOT = "the compiled extension was not built (no compiler when the package was installed)"
 except ImportError as error:
-    WHY_NOT = f"the compiled extension does not load with torch {torch.__version__}: {error}"
+    # A module that is missing is no ModuleNotFoundError in `from . import`.
+    if importlib.util.find_spec(f"{__package__}._C") is None:
+        WHY_NOT = "the compiled extension was not built (no compiler when the package was installed)"
+    else:
+        WHY_NOT = f"the compiled extension does not load with torch {torch.__version__}: {error}"
 
 
 def has_kernel(device_type: str) -> bool:

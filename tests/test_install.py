@@ -315,6 +315,16 @@ def test_without_a_compiler_the_wheel_is_pure_python_and_says_so_once(source: Pa
     assert wheels == [f"symconv_ext-{symconv_ext.__version__}-py3-none-any.whl"]
 
 
+def test_a_package_without_the_extension_says_that_it_was_not_built(tmp_path: Path) -> None:
+    ignored = shutil.ignore_patterns("_C*", "__pycache__")
+    shutil.copytree(ROOT / "symconv_ext", tmp_path / "symconv_ext", ignore=ignored)
+    code = "from symconv_ext import ops; print(ops.__file__, ops.WHY_NOT)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(str(tmp_path))
+    assert "the compiled extension was not built" in done.stdout
+
+
 def test_without_a_compiler_cuda_cannot_be_demanded(source: Path) -> None:
     done = run_setup(source, "build", SYMCONV_CUDA="1")
     assert done.returncode != 0
