@@ -159,7 +159,10 @@ def description(setting: Setting) -> list[tuple[str, str]]:
     forced = " ".join(f"{name}={value}" for name, value in ISA[setting.isa].items())
     return [
         *lines,
-        ("system", f"{platform.system()} {platform.release()}, Python {platform.python_version()}"),
+        (
+            "system",
+            f"{platform.system()} {platform.release().partition('-')[0]}, Python {platform.python_version()}",
+        ),
         ("torch", torch.__version__),
         ("symconv_ext", f"{symconv_ext.__version__}, CPU kernels: {symconv_isa()}"),
         ("oneDNN", onednn_isa()),

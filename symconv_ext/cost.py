@@ -17,7 +17,7 @@ from .problem import Problem
 
 NO_FOLD = "its input gradient has no fast kernel: the taps that reach a point are not mirror images"
 NARROW_GROUPS = "in channels_last, groups of so few channels are slow to bring into the kernels' order"
-SMALL = "the whole convolution is so small that the calls around it cost more than the work"
+SMALL = "a single image so small that the calls around the convolution cost more than its work"
 NO_TENSOR_CORE = "no tensor-core kernel takes this dtype, kernel size or stride"
 CPU_EXCEPTIONS = (NO_FOLD, NARROW_GROUPS, SMALL)
 EXCEPTIONS = (*CPU_EXCEPTIONS, NO_TENSOR_CORE)
@@ -53,7 +53,8 @@ def why_dense(
         return None
     if channels_last and problem.groups > 1 and problem.in_channels // problem.groups <= _NARROW:
         return NARROW_GROUPS
-    if size is not None and _multiplications(problem, size) <= _SMALL:
+    # torch convolves a single small image directly; several go to oneDNN, whose call takes three times longer.
+    if size is not None and size[0] == 1 and _multiplications(problem, size) <= _SMALL:
         return SMALL
     return None
 
@@ -78,8 +79,9 @@ def _multiplications(problem: Problem, size: tuple[int, ...]) -> int:
 def prefers_kept_dense(problem: Problem, size: tuple[int, ...]) -> bool:
     """Whether the dense path is faster for an input of this size where a mirrored weight is kept.
 
-    One input channel in a group is too little to fold; small convolutions cost what their calls cost.
+    That is a single image, as in :func:`why_dense`, that is small or has one input channel in a group, which
+    is too little to fold.
     """
-    if problem.in_channels == problem.groups:
-        return True
-    return _multiplications(problem, size) < _SMALL_WITHOUT_MIRROR
+    if size[0] != 1:
+        return False
+    return problem.in_channels == problem.groups or _multiplications(problem, size) < _SMALL_WITHOUT_MIRROR

@@ -31,8 +31,8 @@ try:
     CUDA_ARCHITECTURES = _C.cuda_architectures
     CUDA_RUNTIME = _C.cuda_runtime
 except ImportError as error:
-    # A module that is missing is no ModuleNotFoundError in `from . import`.
-    if importlib.util.find_spec(f"{__package__}._C") is None:
+    # `from . import` of a module that is missing says something else, depending on how it is missing.
+    if isinstance(error, ModuleNotFoundError) or importlib.util.find_spec(f"{__package__}._C") is None:
         WHY_NOT = "the compiled extension was not built (no compiler when the package was installed)"
     else:
         WHY_NOT = f"the compiled extension does not load with torch {torch.__version__}: {error}"

@@ -46,7 +46,8 @@ def test_large_layers_are_folded():
     layer = SymmetricConv2d(64, 64, 3, padding=1, symmetry=MIXED)
     with symconv_ext.backend("auto"):
         assert backends.choose(layer.problem, torch.randn(1, 64, 14, 14)).native
-        tiny, _ = small()
+        tiny, value = small()
+        assert backends.choose(tiny.problem, value.repeat(2, 1, 1, 1)).native  # a single image only
         assert backends.choose(
             tiny.problem, torch.randn(32, 1, 64, 64)
         ).native  # the size of the input counts

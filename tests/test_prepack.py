@@ -364,7 +364,8 @@ class TestAuto:
         self.run(layer, 1, 16, 8, 8)
         self.run(layer, 8, 16, 32, 32)
         self.run(SymmetricConv2d(1, 16, 3, symmetry={"h": 16}), 64, 1, 32, 32)
-        assert forward_calls == [False, True, False]
+        self.run(SymmetricConv2d(1, 16, 3, symmetry={"h": 16}), 1, 1, 256, 256)
+        assert forward_calls == [False, True, True, False]
 
     def test_no_fast_dgrad(self, forward_calls: list[bool]) -> None:
         self.run(SymmetricConvTranspose2d(64, 64, 2, stride=2, symmetry={"hv": 64}), 8, 64, 16, 16)

@@ -168,8 +168,8 @@ class Convolve {
   }
 
   // Plans what the GEMM of chunk `k` asks for on the side: what is staged next and, with the last chunk, the
-  // output. Only where channels are planes: elsewhere neighbouring points are neighbours in memory, and the
-  // hardware looks ahead.
+  // output. Channels that are planes are asked for one by one; where they lie next to each other, whole
+  // points are, with the last chunk.
   void look_ahead(int64_t group, const Tile& tile, size_t k, const Tensor& source, const Tensor& output,
                   ThreadScratch& scratch) const {
     scratch.source.clear();
