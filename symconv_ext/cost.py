@@ -53,7 +53,7 @@ def why_dense(
         return None
     if channels_last and problem.groups > 1 and problem.in_channels // problem.groups <= _NARROW:
         return NARROW_GROUPS
-    # torch convolves a single small image directly; several go to oneDNN, whose call takes three times longer.
+    # torch convolves a single small image itself; several go to oneDNN, whose call takes three times as long.
     if size is not None and size[0] == 1 and _multiplications(problem, size) <= _SMALL:
         return SMALL
     return None
