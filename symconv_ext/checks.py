@@ -1,4 +1,4 @@
-"""What is wrong with the tensors of a call, in words. Asked only after a call has failed."""
+"""What is wrong with the tensors of a call, in words. All but the first is asked only when a call failed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from .problem import Problem
+
+
+def check_is_tensor(input: object) -> None:
+    """Raises ``TypeError`` if the input is none."""
+    if not isinstance(input, Tensor):
+        raise TypeError(f"input: expected a tensor, got {type(input).__name__}")
 
 
 def check_tensors(
