@@ -91,9 +91,11 @@ class Contender:
         return torch.autograd.grad(self.module(input), (input, *self.parameters), self.grad_outputs[i])
 
     def dgrad(self, i: int) -> Tensor:
+        """The gradient of the input alone: each contender has its own call for it."""
         raise NotImplementedError
 
     def wgrad(self, i: int) -> Tensor:
+        """The gradient of the weight alone, as :meth:`dgrad`."""
         raise NotImplementedError
 
     def ops(self, i: int) -> tuple[Tensor, ...]:

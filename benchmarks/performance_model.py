@@ -1,9 +1,9 @@
-"""What the CUDA kernels' counted work predicts on GPUs, as docs/performance-model.md: nothing of it is
-measured.
+"""What the CUDA kernels' counted work predicts on GPUs, as docs/performance-model.md; none of it is measured.
 
-python benchmarks/performance_model.py # print the page python benchmarks/performance_model.py
---write # write docs/performance-model.md python benchmarks/performance_model.py --check # exit code
-1 if the page says something else"""
+python benchmarks/performance_model.py            # print the page
+python benchmarks/performance_model.py --write    # write docs/performance-model.md
+python benchmarks/performance_model.py --check    # exit code 1 if the page says something else
+"""
 
 from __future__ import annotations
 
