@@ -90,7 +90,7 @@ class Build(NamedTuple):
         # bytes that were stored 8 at a time, and waits for every store before them. And a loop that writes
         # a zero or two of padding is not worth a call of memset.
         kernels = [*base, "-std=c++17", "-ffp-contract=fast"]
-        kernels += ["-fno-tree-slp-vectorize", "-fno-tree-loop-distribute-patterns"]
+        kernels += ["-fno-tree-vectorize", "-fno-tree-loop-distribute-patterns"]
         for source in sorted((csrc / "cpu").glob("*.cpp")):
             yield source, [*kernels, *extra]
 

@@ -72,6 +72,7 @@ struct ThreadScratch {
   Scratch staged, folded, accumulators;
   std::vector<Move> moves;
   std::vector<int> ends;
+  std::vector<uint32_t> masks;
   std::vector<OutputRun> runs;
   std::vector<StagedRun> staging;
   std::vector<RowRange> rows;
@@ -142,15 +143,20 @@ class Convolve {
     const int64_t row = ceil_div(points, panel) * panel;
     T* accumulators = scratch.accumulators.get<T>(accumulator_rows * row);
     T* staged = scratch.staged.get<T>(patch_.staged_elements());
-    patch_.moves(tile, panel, scratch.moves, scratch.ends);
+    patch_.moves(tile, panel, scratch.moves, scratch.ends, scratch.masks);
     patch_.staging(tile, source, scratch.staging);
     patch_.runs(tile, 0, points, output, scratch.runs);
     if (chunks == 0) std::fill_n(accumulators, accumulator_rows * row, T(0));
     for (size_t k = 0; k < chunks; ++k) {
-      patch_.stage(kernels_, scratch.staging, patch_.chunks()[k], group, source, staged);
+      const Chunk& chunk = patch_.chunks()[k];
+      auto planes = patch_.unstaged(kernels_, tile, chunk, group, source);
+      if (!planes.data) {
+        patch_.stage(kernels_, scratch.staging, chunk, group, source, staged);
+        planes = patch_.staged<T>(chunk, staged);
+      }
       look_ahead(group, tile, k, source, output, scratch);
       for (int64_t i = 0; i * panel < points; ++i) {
-        multiply(group, i, std::min(panel, points - i * panel), k, staged, packed, accumulators + i * panel,
+        multiply(group, i, std::min(panel, points - i * panel), k, planes, packed, accumulators + i * panel,
                  row, scratch);
       }
     }
@@ -224,8 +230,8 @@ class Convolve {
   }
 
   // Folds panel `i`, of `points` points, of one chunk, piece by piece, and adds its products to the slots.
-  void multiply(int64_t group, int64_t i, int64_t points, size_t k, const T* staged, const T* packed, T* sums,
-                int64_t sums_row, ThreadScratch& scratch) const {
+  void multiply(int64_t group, int64_t i, int64_t points, size_t k, const Patch::Planes<T>& planes,
+                const T* packed, T* sums, int64_t sums_row, ThreadScratch& scratch) const {
     const Chunk& chunk = patch_.chunks()[k];
     const int64_t panel = panel_;
     const int first_move = i == 0 ? 0 : scratch.ends[i - 1], moves = scratch.ends[i] - first_move;
@@ -235,8 +241,8 @@ class Convolve {
     for (size_t j = 0; j < pieces.size(); ++j) {
       const Piece& piece = pieces[j];
       const int64_t n = piece.columns;
-      patch_.fold(kernels_, chunk, piece.first, n, scratch.moves.data() + first_move, moves, staged, folded,
-                  panel);
+      patch_.fold(kernels_, chunk, piece.first, n, scratch.moves, first_move, moves, scratch.masks, planes,
+                  folded, panel);
       T* target = sums;
       for (size_t b = 0; b < c_.rows.size(); ++b) {
         const RowRange range = scratch.rows[b];

@@ -30,9 +30,9 @@ struct Segment {
   int64_t k;
 };
 
-// One vector's worth of a fold: staged element `source` goes to point `target` of the panel. `count` points
-// are written: all lanes, or fewer where the panel ends; lanes past the run's end hold rubbish that a later
-// move overwrites.
+// One vector's worth of a fold: element `source` of a plane goes to point `target` of the panel. `count`
+// points are written: all lanes, or fewer where the panel ends; lanes past the run's end hold rubbish that a
+// later move overwrites.
 struct Move {
   int32_t source;
   int32_t target;
@@ -54,17 +54,31 @@ struct TapSet {
   int64_t coefficient[kMaxTerms];
 };
 
-// What fold needs to know of one chunk of columns. Copy c of column j is plane j * copies + c of `staged`.
+// A set of taps that the folded axes mirror onto each other, 1, 2, 4 or 8 of them, in ascending order of
+// reflection: the result whose parity has rank q is the sum over e of sign(q, e) times the number at plane[q]
+// + tap[e], and is number coefficient[q]. `shared`: all plane[q] are the same. `mask[e]`: number of the tap.
+struct PlaneSet {
+  int terms;
+  bool shared;
+  int64_t plane[kMaxTerms], tap[kMaxTerms], coefficient[kMaxTerms];
+  int mask[kMaxTerms];
+};
+
+// What fold needs to know of some columns. Column j's planes are `column` elements after those of column j
+// - 1.
 template <typename T>
 struct FoldArguments {
-  const TapSet* sets;
+  const PlaneSet* sets;
   int set_count;
-  int copies;  // 1, or the size of the orbits of tied columns
   int64_t columns;
-  const T* staged;  // readable for a whole vector at every tap of every move
-  int64_t plane;    // elements from plane to plane
+  const T* planes;  // readable for a whole vector at every tap of every move: but see masked_reads
+  int64_t column;
   const Move* moves;
   int move_count;
+  // Bit l of masks[move * mask_row + tap]: whether that tap exists for lane l of that move; zero is added
+  // where it does not. Null: all do.
+  const uint32_t* masks;
+  int64_t mask_row;
   T* folded;  // [coefficient][column][point], rows `folded_row` elements apart
   int64_t folded_row;
 };
@@ -144,11 +158,12 @@ struct UnfoldArguments {
 template <typename T>
 struct Kernels {
   const char* name;
-  int lanes;         // elements in a vector
-  int vectors;       // vectors in a panel, 1..kMaxVectors
-  int rows;          // rows of A in a micro-tile, at most
-  int64_t l1_bytes;  // what a coefficient class of a folded panel should stay below
-  int64_t l2_bytes;  // what a thread's working set should stay below
+  int lanes;          // elements in a vector
+  int vectors;        // vectors in a panel, 1..kMaxVectors
+  int rows;           // rows of A in a micro-tile, at most
+  int64_t l1_bytes;   // what a coefficient class of a folded panel should stay below
+  int64_t l2_bytes;   // what a thread's working set should stay below
+  bool masked_reads;  // fold does not touch what a mask leaves out
 
   int panel() const { return lanes * vectors; }
 
@@ -158,8 +173,7 @@ struct Kernels {
   void (*gemm)(int m, int v, const T* a, int64_t a_row, int64_t a_col, const Segment<T>* segments, int count,
                int64_t b_row, T* c, int64_t c_row, bool accumulate);
 
-  // The fold: partial sum e of a tap set adds tap[c][e] over the copies; coefficient q is the butterfly of
-  // the sums.
+  // The fold.
   void (*fold)(const FoldArguments<T>&);
 
   // Staging: `columns` planes from elements source[column * column_stride + i * point_stride], i < n, widened

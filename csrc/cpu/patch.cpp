@@ -7,8 +7,14 @@
 namespace symconv::cpu {
 Patch::Patch(const Convolution& convolution, const Tiling& tiling, int lanes, int64_t element_bytes)
     : c_(convolution), tiling_(tiling), fold_(convolution.fold()), lanes_(lanes) {
-  row_tiles_ = ceil_div(c_.output_rows(), tiling_.rows);
-  width_tiles_ = ceil_div(c_.output[2], tiling_.width);
+  if (tiling_.flat) {
+    width_tiles_ = 1;
+    row_tiles_ = tiling_.by_image ? c_.batch * ceil_div(image_points(), tiling_.rows)
+                                  : ceil_div(row_count(), tiling_.rows);
+  } else {
+    row_tiles_ = ceil_div(row_count(), tiling_.rows);
+    width_tiles_ = ceil_div(c_.output[2], tiling_.width);
+  }
   if (c_.taps() == 0) return;  // nothing to read: no chunks
   for (size_t b = 0; b < c_.columns.size(); ++b) {
     const Block& block = c_.columns[b];
@@ -19,10 +25,61 @@ Patch::Patch(const Convolution& convolution, const Tiling& tiling, int lanes, in
     }
   }
 
-  // h: the taps share strips, one for each residue modulo the stride, unless they lie so far apart that a
-  // strip for each tap is shorter.
   TapOffsets offsets[kAxes];
   for (int d = 0; d < kAxes; ++d) offsets[d].resize(c_.kernel[d]);
+  tiling_.flat ? plan_flat(offsets) : plan_rows(offsets);
+  // An odd number of cache lines, so that neighbouring planes fall into different sets.
+  const int64_t line = 64 / element_bytes;
+  plane_ = (ceil_div(plane_, line) | 1) * line;
+
+  std::vector<int64_t> position(fold_.total());
+  std::iota(position.begin(), position.end(), 0);
+  for (const Block& block : c_.columns) {
+    Sets sets{symconv::cpu::tap_sets(fold_, block.mask, offsets, position),
+              plane_sets(block.mask, offsets, plane_),
+              {}};
+    if (tiling_.flat && block.mask == 0) {
+      const int64_t steps[kAxes] = {c_.output[1] * c_.output[2], c_.output[2], 1};
+      TapOffsets source[kAxes];
+      for (int d = 0; d < kAxes; ++d) {
+        for (const int64_t reach : reach_[d]) source[d].push_back(reach * steps[d]);
+      }
+      sets.unstaged = plane_sets(0, source, 0);
+    }
+    sets_.push_back(std::move(sets));
+  }
+}
+
+std::vector<PlaneSet> Patch::plane_sets(int mask, const TapOffsets (&offsets)[kAxes], int64_t plane) const {
+  std::vector<int64_t> position(fold_.total());
+  std::iota(position.begin(), position.end(), 0);
+  TapOffsets numbers[kAxes];  // of the taps, in the order of the masks
+  for (int64_t t = 0; t < c_.kernel[0]; ++t) numbers[0].push_back(t * c_.kernel[1] * c_.kernel[2]);
+  for (int64_t t = 0; t < c_.kernel[1]; ++t) numbers[1].push_back(t * c_.kernel[2]);
+  for (int64_t t = 0; t < c_.kernel[2]; ++t) numbers[2].push_back(t);
+  const std::vector<TapSet> taps = symconv::cpu::tap_sets(fold_, 0, offsets, position);
+  const std::vector<TapSet> names = symconv::cpu::tap_sets(fold_, 0, numbers, position);
+  std::vector<PlaneSet> sets;
+  for (size_t i = 0; i < taps.size(); ++i) {
+    PlaneSet set{};
+    set.terms = taps[i].terms;
+    set.shared = true;
+    const int paired = fold_.coefficient(0, static_cast<int64_t>(i)).paired;
+    for (int q = 0; q < set.terms; ++q) {
+      set.plane[q] = slot_of(mask, subset(paired, q)) * plane;
+      set.tap[q] = taps[i].tap[0][q];
+      set.coefficient[q] = taps[i].coefficient[q];
+      set.mask[q] = static_cast<int>(names[i].tap[0][q]);
+      set.shared = set.shared && set.plane[q] == set.plane[0];
+    }
+    sets.push_back(set);
+  }
+  return sets;
+}
+
+void Patch::plan_rows(TapOffsets (&offsets)[kAxes]) {
+  // h: the taps share strips, one for each residue modulo the stride, unless they lie so far apart that a
+  // strip for each tap is shorter.
   const int64_t k = c_.kernel[2], s = c_.stride[2], d = c_.dilation[2];
   if (k > 0 && tiling_.width + (k - 1) * d / s <= k * tiling_.width) {
     for (int64_t phase = 0; phase < s; ++phase) {
@@ -57,27 +114,30 @@ Patch::Patch(const Convolution& convolution, const Tiling& tiling, int lanes, in
   const int64_t slices =
       std::min(c_.batch * c_.output[0], (tiling_.rows + c_.output[1] - 2) / c_.output[1] + 1);
   plane_ = slices * c_.kernel[0] * section_rows_ * row_pitch_ + 2 * lanes_;
-  // An odd number of cache lines, so that neighbouring planes fall into different sets.
-  const int64_t line = 64 / element_bytes;
-  plane_ = (ceil_div(plane_, line) | 1) * line;
-
-  std::vector<int64_t> position(fold_.total());
-  std::iota(position.begin(), position.end(), 0);
-  for (const Block& block : c_.columns) sets_.push_back(tap_sets(fold_, block.mask, offsets, position));
 }
 
 Tile Patch::tile(int64_t index) const {
+  if (tiling_.flat && tiling_.by_image) {
+    const int64_t each = ceil_div(image_points(), tiling_.rows), image = index / each * image_points();
+    const int64_t first = index % each * tiling_.rows;
+    return {image + first, image + std::min(first + tiling_.rows, image_points()), 0, 1};
+  }
   const int64_t row = index / width_tiles_ * tiling_.rows, first = index % width_tiles_ * tiling_.width;
-  return {row, std::min(row + tiling_.rows, c_.output_rows()), first,
-          std::min(first + tiling_.width, c_.output[2])};
+  const int64_t width = tiling_.flat ? 1 : c_.output[2];
+  return {row, std::min(row + tiling_.rows, row_count()), first, std::min(first + tiling_.width, width)};
 }
 
 Tile Patch::after(const Tile& tile) const {
-  return {tile.last_row, std::min(tile.last_row + tiling_.rows, c_.output_rows()), tile.first, tile.last};
+  int64_t last = row_count();
+  if (tiling_.flat && tiling_.by_image && last > 0) {
+    last = std::min(last, (tile.last_row / image_points() + 1) * image_points());
+  }
+  return {tile.last_row, std::min(tile.last_row + tiling_.rows, last), tile.first, tile.last};
 }
 
 void Patch::staging(const Tile& tile, const Tensor& source, std::vector<StagedRun>& runs) const {
   runs.clear();
+  if (tiling_.flat) return flat_staging(tile, source, runs);
   const int64_t step = c_.stride[2];
   int64_t section = 0;  // staged rows so far
   for_each_slice(tile, [&](int64_t row, int64_t rows, int64_t) {
@@ -122,59 +182,72 @@ template <typename T>
 void Patch::stage(const Kernels<T>& kernels, const std::vector<StagedRun>& runs, const Chunk& chunk,
                   int64_t group, const Tensor& source, T* staged) const {
   const Block& block = c_.columns[chunk.block];
-  const char* base = static_cast<const char*>(source.data);
   const int64_t element = element_size(source.dtype), point_step = c_.stride[2] * source.strides[4];
-  const auto channel = [&](int64_t column, int copy) {
-    return group * c_.column_channels + block.channel(chunk.first + column, copy);
-  };
-  if (point_step == 1) {  // planar: plane by plane, along the rows of one channel
-    for (int64_t plane = 0; plane < chunk.planes(); ++plane) {
-      const int64_t at = channel(plane / chunk.copies, static_cast<int>(plane % chunk.copies));
-      kernels.stage_rows(source.dtype, base + at * source.strides[1] * element, runs.data(),
-                         static_cast<int64_t>(runs.size()), staged + plane * plane_);
+  const int64_t column = chunk.copies * plane_;
+  for (int copy = 0; copy < chunk.copies; ++copy) {
+    const int64_t channel = group * c_.column_channels + block.channel(chunk.first, copy);
+    const char* from = static_cast<const char*>(source.data) + channel * source.strides[1] * element;
+    T* to = staged + subset_index(block.mask, reflection(block.mask, copy)) * plane_;
+    if (point_step == 1) {  // planar: plane by plane, along the rows of one channel
+      for (int64_t j = 0; j < chunk.columns; ++j) {
+        kernels.stage_rows(source.dtype, from + j * source.strides[1] * element, runs.data(),
+                           static_cast<int64_t>(runs.size()), to + j * column);
+      }
+      continue;
     }
-    return;
-  }
-  for (const StagedRun& run : runs) {
-    if (run.high > run.low) {
-      for (int copy = 0; copy < chunk.copies; ++copy) {
-        kernels.stage(source.dtype, base + (run.source + channel(0, copy) * source.strides[1]) * element,
-                      source.strides[1], point_step, chunk.columns, run.high - run.low,
-                      staged + copy * plane_ + run.position + run.low, chunk.copies * plane_);
+    for (const StagedRun& run : runs) {
+      if (run.high > run.low) {
+        kernels.stage(source.dtype, from + run.source * element, source.strides[1], point_step, chunk.columns,
+                      run.high - run.low, to + run.position + run.low, column);
+      }
+      if (run.low == 0 && run.high == run.count) continue;
+      for (int64_t j = 0; j < chunk.columns; ++j) {
+        T* row = to + j * column + run.position;
+        for (int64_t i = 0; i < run.low; ++i) row[i] = T(0);
+        for (int64_t i = run.high; i < run.count; ++i) row[i] = T(0);
       }
     }
-    if (run.low == 0 && run.high == run.count) continue;
-    T* to = staged + run.position;
-    for (int64_t plane = 0; plane < chunk.planes(); ++plane, to += plane_) {
-      for (int64_t i = 0; i < run.low; ++i) to[i] = T(0);
-      for (int64_t i = run.high; i < run.count; ++i) to[i] = T(0);
-    }
   }
+  if (chunk.copies == 1 || runs.empty()) return;
+  // Copies, by the rank of their reflection, to slots, in place.
+  EpilogueArguments<T> a{};
+  a.slots = chunk.copies;
+  a.orbits = chunk.columns;
+  a.row = a.orbit_stride = column;
+  a.slot = plane_;
+  a.point_stride = 1;
+  a.points = runs.back().position + runs.back().count;
+  a.accumulators = staged;
+  for (int q = 0; q < chunk.copies; ++q) a.output[q] = staged + q * plane_;
+  kernels.epilogue(sizeof(T) == 8 ? DType::kFloat64 : DType::kFloat32, a);
 }
 
 template <typename Visit>
 void Patch::for_each_slice(const Tile& tile, Visit&& visit) const {
-  const int64_t width = tile.width();
   int64_t point = 0;
   for (int64_t row = tile.first_row; row < tile.last_row;) {
     const int64_t rows = std::min(tile.last_row - row, c_.output[1] - row % c_.output[1]);
     visit(row, rows, point);
     row += rows;
-    point += (rows - 1) * pitch(width) + width;
+    point += rows * tile.width();
   }
 }
 
-int64_t Patch::points(const Tile& tile) const {
-  int64_t points = 0;
-  for_each_slice(tile, [&](int64_t, int64_t rows, int64_t first) {
-    points = first + (rows - 1) * pitch(tile.width()) + tile.width();
-  });
-  return points;
-}
-
-void Patch::moves(const Tile& tile, int64_t panel, std::vector<Move>& moves, std::vector<int>& ends) const {
+void Patch::moves(const Tile& tile, int64_t panel, std::vector<Move>& moves, std::vector<int>& ends,
+                  std::vector<uint32_t>& masks) const {
   moves.clear();
   ends.clear();
+  masks.clear();
+  if (tiling_.flat) {
+    const int64_t points = this->points(tile);
+    for (int64_t i = 0; i < points; i += lanes_) {
+      const int64_t target = i % panel;
+      moves.push_back({static_cast<int32_t>(i), static_cast<int32_t>(target),
+                       static_cast<int32_t>(std::min<int64_t>(lanes_, panel - target))});
+      if (target + lanes_ >= panel || i + lanes_ >= points) ends.push_back(static_cast<int>(moves.size()));
+    }
+    return flat_masks(tile, masks);
+  }
   int64_t target = 0;                                    // next point of the panel
   const auto add = [&](int64_t source, int64_t count) {  // `count` points that lie next to each other
     while (count > 0) {
@@ -203,28 +276,51 @@ void Patch::moves(const Tile& tile, int64_t panel, std::vector<Move>& moves, std
   const int64_t width = tile.width();
   int64_t section = 0;  // staged rows before this slice: a section for every z tap
   for_each_slice(tile, [&](int64_t, int64_t rows, int64_t) {
-    if (tiling_.flat) {
-      add(section * row_pitch_, (rows - 1) * row_pitch_ + width);
-    } else {
-      for (int64_t y = 0; y < rows; ++y) add((section + y * point_rows_) * row_pitch_, width);
-    }
+    for (int64_t y = 0; y < rows; ++y) add((section + y * point_rows_) * row_pitch_, width);
     section += c_.kernel[0] * section_rows_;
   });
   if (target > 0) ends.push_back(static_cast<int>(moves.size()));
 }
 
 template <typename T>
+Patch::Planes<T> Patch::unstaged(const Kernels<T>& kernels, const Tile& tile, const Chunk& chunk,
+                                 int64_t group, const Tensor& source) const {
+  if (!tiling_.flat || !kernels.masked_reads || chunk.copies > 1 || element_size(source.dtype) != sizeof(T) ||
+      source.strides[4] != 1 || !compact(source))
+    return {nullptr, 0, false};
+  const int64_t image = tile.first_row / image_points();
+  if ((tile.last_row - 1) / image_points() != image) return {nullptr, 0, false};
+  const int64_t channel = group * c_.column_channels + c_.columns[chunk.block].channel(chunk.first, 0);
+  return {static_cast<const T*>(source.data) + image * source.strides[0] + channel * source.strides[1] +
+              tile.first_row % image_points(),
+          source.strides[1], false};
+}
+
+template <typename T>
 void Patch::fold(const Kernels<T>& kernels, const Chunk& chunk, int64_t first, int64_t columns,
-                 const Move* moves, int move_count, const T* staged, T* folded, int64_t folded_row) const {
-  const std::vector<TapSet>& sets = sets_[chunk.block];
-  kernels.fold({sets.data(), static_cast<int>(sets.size()), chunk.copies, columns,
-                staged + first * chunk.copies * plane_, plane_, moves, move_count, folded, folded_row});
+                 const std::vector<Move>& moves, int begin, int count, const std::vector<uint32_t>& masks,
+                 const Planes<T>& planes, T* folded, int64_t folded_row) const {
+  const std::vector<PlaneSet>& sets = planes.staged ? sets_[chunk.block].staged : sets_[chunk.block].unstaged;
+  FoldArguments<T> f{};
+  f.sets = sets.data();
+  f.set_count = static_cast<int>(sets.size());
+  f.columns = columns;
+  f.planes = planes.data + first * planes.column;
+  f.column = planes.column;
+  f.moves = moves.data() + begin;
+  f.move_count = count;
+  f.mask_row = c_.taps();
+  f.masks = tiling_.flat ? masks.data() + begin * f.mask_row : nullptr;
+  f.folded = folded;
+  f.folded_row = folded_row;
+  kernels.fold(f);
 }
 
 void Patch::runs(const Tile& tile, int64_t begin, int64_t end, const Tensor& tensor,
                  std::vector<OutputRun>& runs) const {
   runs.clear();
-  const int64_t width = tile.width(), step = pitch(width);
+  if (tiling_.flat) return flat_runs(tile.first_row + begin, tile.first_row + end, tensor, runs);
+  const int64_t width = tile.width(), step = width;
   const int64_t row_step = c_.output_step[1] * tensor.strides[3],
                 point_step = c_.output_step[2] * tensor.strides[4];
   for_each_slice(tile, [&](int64_t row, int64_t rows, int64_t point) {
@@ -273,11 +369,13 @@ void Patch::point_runs(const Tile& tile, int64_t piece, std::vector<PointRun>& r
   if (target > 0) ends.push_back(static_cast<int>(runs.size()));
 }
 
-#define SYMCONV_INSTANTIATE(T)                                                                           \
-  template void Patch::stage<T>(const Kernels<T>&, const std::vector<StagedRun>&, const Chunk&, int64_t, \
-                                const Tensor&, T*) const;                                                \
-  template void Patch::fold<T>(const Kernels<T>&, const Chunk&, int64_t, int64_t, const Move*, int,      \
-                               const T*, T*, int64_t) const;
+#define SYMCONV_INSTANTIATE(T)                                                                              \
+  template void Patch::stage<T>(const Kernels<T>&, const std::vector<StagedRun>&, const Chunk&, int64_t,    \
+                                const Tensor&, T*) const;                                                   \
+  template Patch::Planes<T> Patch::unstaged<T>(const Kernels<T>&, const Tile&, const Chunk&, int64_t,       \
+                                               const Tensor&) const;                                        \
+  template void Patch::fold<T>(const Kernels<T>&, const Chunk&, int64_t, int64_t, const std::vector<Move>&, \
+                               int, int, const std::vector<uint32_t>&, const Planes<T>&, T*, int64_t) const;
 SYMCONV_INSTANTIATE(float)
 SYMCONV_INSTANTIATE(double)
 

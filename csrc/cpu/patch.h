@@ -1,13 +1,20 @@
 // From a tensor to folded patches, tile by tile: what fprop, dgrad and wgrad do before their GEMM.
 //
-// The output points of a convolution, of all images, form rows of points; a tile is a run of such rows, or of
-// pieces of them that start at the same point. A tile's points are numbered row by row and computed a panel
-// at a time. For each chunk of columns:
-//   stage  copies the source rows that the tile needs to planes of this thread, one per channel, widened,
-//   with the padding
-//          as zeros, and with the points that a strided tap reads lying next to each other;
+// The output points of a convolution, of all images, are cut into tiles, and a tile's points are numbered and
+// computed a panel at a time. For each chunk of columns:
+//   stage  copies the source points that the tile needs to planes of this thread, one per channel, widened,
+//   and
+//          takes the copies of tied columns to slots;
 //   fold   turns the planes into the folded patches of a panel, [coefficient][column][point].
-// Staging costs each thread planes() * plane() elements, whatever the size of the image.
+// There are two ways to do so:
+//   by rows  A tile is a run of rows of points, or of pieces of them that start at the same point. Staged
+//   rows
+//            have the padding as zeros, and the points that a strided tap reads lie next to each other.
+//   flat     Where the output is as large as the source, at stride 1: a tile is a run of points, wherever
+//   rows
+//            and images end. A tap of neighbouring points lies at neighbouring places; what falls into the
+//            padding is masked out. A planar source of the type that is computed in need not be staged.
+// Staging costs each thread a number of elements that does not grow with the image: see tiling.h.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +28,8 @@ namespace symconv::cpu {
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Rows [first_row, last_row) of output points, points [first, last) of each.
+// Rows [first_row, last_row) of output points, points [first, last) of each. In a flat tiling every point is
+// a row of its own.
 struct Tile {
   int64_t first_row, last_row, first, last;
 
@@ -49,7 +57,8 @@ struct Tiling {
   int64_t rows;     // rows of a tile
   int64_t width;    // points of a row, at most
   int64_t columns;  // columns of a chunk, at most: staged together
-  bool flat;        // number the points of a slice through its padded rows: see Patch::pitch()
+  bool flat;        // every point is a row, and a tile any run of them
+  bool by_image;    // flat tiles end with the image
 };
 
 class Patch {
@@ -60,13 +69,9 @@ class Patch {
   Tile tile(int64_t index) const;
   // The tile below this one; without rows if there is none.
   Tile after(const Tile& tile) const;
-  // A tile's points are numbered row by row, from one row to the next of the same slice by pitch(). That is
-  // the row's width, or, in a flat tiling (for stride 1), the width of a staged row: then a slice's points
-  // lie next to each other where they are read, and the numbers between two rows stand for points that are
-  // computed and thrown away.
-  int64_t points(const Tile& tile) const;
+  int64_t points(const Tile& tile) const { return (tile.last_row - tile.first_row) * tile.width(); }
   // Points of the largest tile.
-  int64_t max_points() const { return tiling_.rows * pitch(tiling_.width); }
+  int64_t max_points() const { return tiling_.rows * tiling_.width; }
 
   const std::vector<Chunk>& chunks() const { return chunks_; }
   // Coefficients of the fold, and the first and the number of those of a parity class.
@@ -82,33 +87,72 @@ class Patch {
   void stage(const Kernels<T>& kernels, const std::vector<StagedRun>& runs, const Chunk& chunk, int64_t group,
              const Tensor& source, T* staged) const;
 
+  // The planes of a chunk's columns: where the first one's start and how far apart columns are.
+  template <typename T>
+  struct Planes {
+    const T* data;
+    int64_t column;
+    bool staged;
+  };
+  template <typename T>
+  Planes<T> staged(const Chunk& chunk, const T* buffer) const {
+    return {buffer, chunk.copies * plane_, true};
+  }
+  // The source itself as planes of this tile, if it can be: null data otherwise.
+  template <typename T>
+  Planes<T> unstaged(const Kernels<T>& kernels, const Tile& tile, const Chunk& chunk, int64_t group,
+                     const Tensor& source) const;
+
   // The moves of the tile's points in panels of `panel` points, to rows of as many; ends[i] is where panel
-  // i's moves end.
-  void moves(const Tile& tile, int64_t panel, std::vector<Move>& moves, std::vector<int>& ends) const;
+  // i's moves end. With a flat tiling, the masks of every move and tap, too.
+  void moves(const Tile& tile, int64_t panel, std::vector<Move>& moves, std::vector<int>& ends,
+             std::vector<uint32_t>& masks) const;
+
+  // Folds columns [first, first + columns) of a chunk, to [coefficient][column][point], by `count` of those
+  // moves, from `begin` on.
+  template <typename T>
+  void fold(const Kernels<T>& kernels, const Chunk& chunk, int64_t first, int64_t columns,
+            const std::vector<Move>& moves, int begin, int count, const std::vector<uint32_t>& masks,
+            const Planes<T>& planes, T* folded, int64_t folded_row) const;
 
   // For planes with points as rows (wgrad's): the runs of a tile's points in pieces of `piece` points, from
   // staged point to point of the piece; ends[i] is where piece i's runs end.
   void point_runs(const Tile& tile, int64_t piece, std::vector<PointRun>& runs, std::vector<int>& ends) const;
   int64_t plane() const { return plane_; }
-  const std::vector<TapSet>& sets(const Chunk& chunk) const { return sets_[chunk.block]; }
-
-  // Folds columns [first, first + columns) of a staged chunk, to [coefficient][column][point].
-  template <typename T>
-  void fold(const Kernels<T>& kernels, const Chunk& chunk, int64_t first, int64_t columns, const Move* moves,
-            int move_count, const T* staged, T* folded, int64_t folded_row) const;
+  const std::vector<TapSet>& tap_sets(const Chunk& chunk) const { return sets_[chunk.block].taps; }
 
   // Where the tile's points in [begin, end) lie in a tensor whose points are the convolution's output points.
   void runs(const Tile& tile, int64_t begin, int64_t end, const Tensor& tensor,
             std::vector<OutputRun>& runs) const;
 
  private:
-  int64_t pitch(int64_t width) const { return tiling_.flat ? row_pitch_ : width; }
+  int64_t image_points() const { return c_.output[0] * c_.output[1] * c_.output[2]; }
+  int64_t row_count() const { return tiling_.flat ? c_.batch * image_points() : c_.output_rows(); }
+  // By rows: what lies where in a plane, and the taps' offsets there.
+  void plan_rows(TapOffsets (&offsets)[kAxes]);
+  // Flat: the same.
+  void plan_flat(TapOffsets (&offsets)[kAxes]);
+  void flat_staging(const Tile& tile, const Tensor& source, std::vector<StagedRun>& runs) const;
+  void flat_masks(const Tile& tile, std::vector<uint32_t>& masks) const;
+  void flat_runs(int64_t begin, int64_t end, const Tensor& tensor, std::vector<OutputRun>& runs) const;
+  // Whether the points of an image lie at equal steps in a tensor.
+  bool compact(const Tensor& tensor) const;
+  // The fold's sets for columns of `mask`, with their slots `plane` elements apart.
+  std::vector<PlaneSet> plane_sets(int mask, const TapOffsets (&offsets)[kAxes], int64_t plane) const;
+
   // Calls visit(first row, rows, first point) for the rows of each slice that the tile touches.
   template <typename Visit>
   void for_each_slice(const Tile& tile, Visit&& visit) const;
 
   struct Strip {  // a piece of a staged row: source points start + i * step, i < count, next to each other
     int64_t start, count, position;
+  };
+
+  // The folds of the columns of one block: of staged planes with points as rows, of staged planes, of the
+  // source.
+  struct Sets {
+    std::vector<TapSet> taps;
+    std::vector<PlaneSet> staged, unstaged;
   };
 
   Convolution c_;
@@ -118,14 +162,19 @@ class Patch {
   int64_t row_tiles_, width_tiles_;
   std::vector<Chunk> chunks_;
   int64_t max_planes_ = 0;
+  int64_t plane_ = 0;       // a plane
+  std::vector<Sets> sets_;  // of each column block
+  // By rows:
   std::vector<Strip> strips_;
-  int64_t row_pitch_ = 0;                  // a staged row
-  bool shared_rows_ = true;                // whether v taps read the same staged rows, or each its own
-  int64_t point_rows_ = 0;                 // staged rows from one output row to the next
-  int64_t section_rows_ = 0;               // staged rows for one z tap of one image slice
-  int64_t tap_rows_ = 0;                   // staged rows from one v tap to the next
-  int64_t plane_ = 0;                      // a plane
-  std::vector<std::vector<TapSet>> sets_;  // of each column block
+  int64_t row_pitch_ = 0;     // a staged row
+  bool shared_rows_ = true;   // whether v taps read the same staged rows, or each its own
+  int64_t point_rows_ = 0;    // staged rows from one output row to the next
+  int64_t section_rows_ = 0;  // staged rows for one z tap of one image slice
+  int64_t tap_rows_ = 0;      // staged rows from one v tap to the next
+  // Flat:
+  TapOffsets reach_[kAxes];         // points along an axis from a point to each tap
+  int64_t before_ = 0, after_ = 0;  // staged points before and after a tile's, for one z tap
+  int64_t section_ = 0;             // staged points for one z tap
 };
 
 }  // namespace symconv::cpu

@@ -22,12 +22,90 @@ int64_t width(int64_t points, int64_t most) {
   return points <= most ? points : ceil_div(points, ceil_div(points, most));
 }
 
-// At stride 1 a panel can run through the padding between rows, so that it is folded as a whole; worth it
-// where that padding is at most an eighth of what is computed.
-bool flat(const Convolution& c, int64_t width) {
-  const int64_t pitch = width + (c.kernel[2] - 1) * c.dilation[2];
-  const int64_t rows_shared = (c.kernel[1] - 1) * c.dilation[1];
-  return c.taps() > 0 && c.stride[1] == 1 && c.stride[2] == 1 && pitch * 8 <= width * 9 && rows_shared < 4;
+// Whether the output is as large as the source and neighbours read neighbours: see Patch.
+bool flat(const Convolution& c) {
+  bool same = c.taps() > 0;
+  for (int d = 0; d < kAxes; ++d)
+    same = same && c.stride[d] == 1 && c.output[d] == c.source[d] && c.output_step[d] == 1;
+  return same;
+}
+
+// Cost of points, in vector operations: of the GEMM and the fold for each vector of them, and of staging.
+struct Costs {
+  double vector, staged_vector;
+
+  explicit Costs(const Convolution& c) {
+    const double columns = static_cast<double>(c.column_filters()) * static_cast<double>(c.taps());
+    vector = columns * (static_cast<double>(c.row_filters()) / 2 + 2.5);
+    staged_vector = 1.5 * static_cast<double>(c.column_channels);
+  }
+  // A last panel of a single vector keeps the GEMM waiting for weights: it takes as long as 1.3.
+  double points(int64_t count, int lanes, int vectors) const {
+    const int64_t whole = ceil_div(count, lanes);
+    return vector * (static_cast<double>(whole) + (whole % vectors == 1 ? 0.3 : 0.0));
+  }
+};
+
+constexpr double kTileCost = 300.0;  // of a tile beside
+
+// Tiles of rows: chooses how many, and returns the number of tiles.
+int64_t tile_rows(const Convolution& c, int lanes, int vectors, int64_t most_points, int threads, Tiling& t) {
+  const int64_t panel = static_cast<int64_t>(lanes) * vectors, row_count = c.output_rows();
+  t.width = width(c.output[2], std::max<int64_t>(most_points, 2 * panel));
+  const int64_t width_tiles = ceil_div(c.output[2], t.width);
+  const Costs costs(c);
+  double best = std::numeric_limits<double>::infinity();
+  t.rows = 1;
+  for (int64_t r = 1; r <= row_count && (r == 1 || r * t.width <= most_points); ++r) {
+    const int64_t tiles = ceil_div(row_count, r) * width_tiles * c.groups;
+    const double turns = static_cast<double>(ceil_div(tiles, threads));
+    const int64_t staged_rows = c.kernel[0] * ((r - 1) * c.stride[1] + (c.kernel[1] - 1) * c.dilation[1] + 1);
+    const int64_t staged = staged_rows * ceil_div(t.width * c.stride[2], lanes);
+    const double cost = turns * (costs.points(r * t.width, lanes, vectors) +
+                                 costs.staged_vector * static_cast<double>(staged) + kTileCost);
+    if (cost < best) {
+      best = cost;
+      t.rows = r;
+    }
+  }
+  return ceil_div(row_count, t.rows) * width_tiles * c.groups;
+}
+
+// Flat tiles, of whole panels: the same.
+int64_t tile_flat(const Convolution& c, int lanes, int vectors, int64_t most_points, int threads, Tiling& t) {
+  const int64_t panel = static_cast<int64_t>(lanes) * vectors;
+  const int64_t image = c.output[0] * c.output[1] * c.output[2],
+                halo = (c.kernel[1] - 1) * c.dilation[1] * c.output[2];
+  const Costs costs(c);
+  double best = std::numeric_limits<double>::infinity();
+  int64_t best_tiles = 0;
+  t.flat = true;
+  t.width = 1;
+  for (int64_t points = panel; points == panel || points <= most_points; points += panel) {
+    for (const bool by_image : {true, false}) {
+      const int64_t run = by_image ? image : c.batch * image, runs = by_image ? c.batch : 1;
+      const int64_t tiles = runs * ceil_div(run, points) * c.groups;
+      if (tiles == 0) continue;
+      // The work of all tiles, of which the busiest thread has a share that is rounded up to tiles.
+      const int64_t last = run % points;
+      const double work = static_cast<double>(runs) *
+                          (static_cast<double>(run / points) * costs.points(points, lanes, vectors) +
+                           costs.points(last, lanes, vectors));
+      const double share = static_cast<double>(ceil_div(tiles, threads)) / static_cast<double>(tiles);
+      const double staged =
+          by_image ? 0.0
+                   : costs.staged_vector * static_cast<double>(c.kernel[0] * ceil_div(points + halo, lanes));
+      const double cost =
+          share * (work * static_cast<double>(c.groups) + static_cast<double>(tiles) * (staged + kTileCost));
+      if (cost < best) {
+        best = cost;
+        best_tiles = tiles;
+        t.rows = points;
+        t.by_image = by_image;
+      }
+    }
+  }
+  return best_tiles;
 }
 
 }  // namespace
@@ -53,34 +131,8 @@ Schedule schedule(const Convolution& c, int lanes, int vectors, int rows, int64_
   // The points' side. A tile's accumulators should stay in L2.
   const int64_t most_points =
       std::clamp<int64_t>(l2_bytes / 2 / (c.row_channels * element_bytes), panel, 8 * panel);
-  s.tiling.width = width(c.output[2], std::max<int64_t>(most_points, 2 * panel));
-  s.tiling.flat = flat(c, s.tiling.width);
-  const int64_t width_tiles = ceil_div(c.output[2], s.tiling.width), row_count = c.output_rows();
-  // Cost of a number of rows, in vector operations on the slowest thread: the GEMM and the fold of the tile's
-  // points, rounded up to vectors, and staging, with its halo.
-  const double work = static_cast<double>(c.row_filters()) * c.column_filters() * taps;
-  const double fold_work = 2.5 * c.column_filters() * taps;
-  const double stage_work = 1.5 * c.column_channels * c.kernel[0];
-  double best = std::numeric_limits<double>::infinity();
-  s.tiling.rows = 1;
-  for (int64_t r = 1; r <= row_count && (r == 1 || r * s.tiling.width <= most_points); ++r) {
-    const int64_t tiles = ceil_div(row_count, r) * width_tiles * c.groups;
-    const double turns = static_cast<double>(ceil_div(tiles, threads));
-    // A last panel of a single vector keeps the GEMM waiting for weights: it takes as long as 1.3.
-    const int64_t whole_vectors = ceil_div(r * s.tiling.width, lanes);
-    const double vectors_used =
-        static_cast<double>(whole_vectors) + (whole_vectors % vectors == 1 ? 0.3 : 0.0);
-    const double staged_rows =
-        static_cast<double>((r - 1) * c.stride[1] + (c.kernel[1] - 1) * c.dilation[1] + 1);
-    const double staged_vectors = static_cast<double>(ceil_div(s.tiling.width * c.stride[2], lanes));
-    const double cost =
-        turns * (vectors_used * (work / 2 + fold_work) + staged_rows * stage_work * staged_vectors + 300.0);
-    if (cost < best) {
-      best = cost;
-      s.tiling.rows = r;
-    }
-  }
-  const int64_t tiles = ceil_div(row_count, s.tiling.rows) * width_tiles * c.groups;
+  const int64_t tiles = flat(c) ? tile_flat(c, lanes, vectors, most_points, threads, s.tiling)
+                                : tile_rows(c, lanes, vectors, most_points, threads, s.tiling);
   int64_t panels = 1;
   for (const Block& b : c.rows) panels = std::max(panels, ceil_div(b.orbits, static_cast<int64_t>(rows)));
   s.row_splits = tiles >= threads ? 1 : std::clamp<int64_t>(threads / tiles, 1, panels);
@@ -94,7 +146,6 @@ WgradSchedule wgrad_schedule(const Convolution& c, int lanes, int64_t l2_bytes, 
   // cost accuracy in float32.
   constexpr int64_t kSummed = 64;
   WgradSchedule s{};
-  s.tiling.flat = false;  // points between rows would have to count for nothing
   // Vector operations per point and tap, with either side in the lanes.
   int64_t column_vectors = 0;
   for (const Block& b : c.columns) column_vectors += ceil_div(b.orbits, lanes);

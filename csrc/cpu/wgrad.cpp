@@ -28,6 +28,7 @@ struct ThreadScratch {
   Scratch staged, folded, channels, planes, slots;
   std::vector<Move> moves;
   std::vector<int> ends;
+  std::vector<uint32_t> masks;
   std::vector<OutputRun> outputs;
   std::vector<StagedRun> staging;
   std::vector<PointRun> slot_runs, all, sources, padding, points;  // all: a tile's points, next to each other
@@ -135,7 +136,7 @@ class Wgrad {
     if (schedule_.column_lanes) {
       plan_points(tile, scratch);
     } else {
-      patch_.moves(tile, points_, scratch.moves, scratch.ends);
+      patch_.moves(tile, points_, scratch.moves, scratch.ends, scratch.masks);
     }
     for (int64_t k = first_chunk; k < last_chunk; ++k) {
       if (schedule_.column_lanes) {
@@ -309,7 +310,7 @@ class Wgrad {
     const int64_t row = c_.taps() * width;  // of the sums
     const int64_t line = 64 / sizeof(T), point_row = (ceil_div(row, line) | 1) * line;
     T* folded = scratch.folded.get<T>(schedule_.piece_points * point_row);
-    const std::vector<TapSet>& sets = patch_.sets(chunk);
+    const std::vector<TapSet>& sets = patch_.tap_sets(chunk);
     const int64_t points = patch_.points(tile);
     for (size_t i = 0; i < scratch.ends.size(); ++i) {
       const int64_t point = i * schedule_.piece_points;
@@ -345,8 +346,8 @@ class Wgrad {
     T* staged = scratch.staged.get<T>(patch_.staged_elements());
     T* folded = scratch.folded.get<T>(c_.taps() * schedule_.tiling.columns * points_ + lanes_);
     patch_.stage(kernels_, scratch.staging, chunk, group, input, staged);
-    patch_.fold(kernels_, chunk, 0, chunk.columns, scratch.moves.data(),
-                static_cast<int>(scratch.moves.size()), staged, folded, points_);
+    patch_.fold(kernels_, chunk, 0, chunk.columns, scratch.moves, 0, static_cast<int>(scratch.moves.size()),
+                scratch.masks, patch_.staged(chunk, staged), folded, points_);
     const int64_t points = patch_.points(tile);
     for (const LanePanel& panel : panels_) {
       const int64_t width = panel.vectors * lanes_;

@@ -148,6 +148,51 @@ SYMCONV_INLINE Vector<T> load_partial(const T* p, int count) {
 #endif
 }
 
+// A set of lanes, bit l for lane l: loads those, and zeros in the others. Whether the others are left alone:
+#if defined(__AVX512F__) || defined(__AVX2__)
+constexpr bool kMaskedReads = true;
+#else
+constexpr bool kMaskedReads = false;
+#endif
+
+template <typename T>
+class LaneMask {
+ public:
+#if defined(__AVX512F__)
+  explicit LaneMask(uint32_t bits) : mask_(static_cast<decltype(mask_)>(bits)) {}
+  SYMCONV_INLINE Vector<T> load(const T* p) const {
+    if constexpr (sizeof(T) == 4) {
+      return _mm512_maskz_loadu_ps(mask_, p);
+    } else {
+      return _mm512_maskz_loadu_pd(mask_, p);
+    }
+  }
+
+ private:
+  std::conditional_t<sizeof(T) == 4, __mmask16, __mmask8> mask_;
+#else
+  SYMCONV_INLINE explicit LaneMask(uint32_t bits) {
+    for (int l = 0; l < kLanes<T>; ++l) mask_[l] = bits >> l & 1 ? -1 : 0;
+  }
+  SYMCONV_INLINE Vector<T> load(const T* p) const {
+#if defined(__AVX2__)
+    if constexpr (sizeof(T) == 4) {
+      return _mm256_maskload_ps(p, (__m256i)mask_);
+    } else {
+      return _mm256_maskload_pd(p, (__m256i)mask_);
+    }
+#else
+    return (Vector<T>)((Mask)symconv::cpu::load<T>(p) & mask_);
+#endif
+  }
+
+ private:
+  using Lane = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+  typedef Lane Mask __attribute__((vector_size(SYMCONV_VECTOR_BYTES)));
+  Mask mask_;
+#endif
+};
+
 // One step of a transpose in place: swaps the off-diagonal blocks of size Step of every 2 Step x 2 Step
 // block.
 template <typename T, int Step, int... Lane>
