@@ -110,7 +110,9 @@ class Bench {
     for (int m = 1; m < k_.rows; ++m) gemm(256, m, k_.vectors);
     for (int v = 1; v <= k_.vectors; ++v) gemm_strided(v);
     for (const int64_t channels : {16, 64}) {
-      for (const int copies : {1, 2, 4, 8}) fold(copies, channels);
+      for (const bool shared : {true, false}) {
+        for (const bool masked : {false, true}) fold(shared, masked, channels);
+      }
     }
     for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
       stage(dtype, false);
@@ -178,29 +180,45 @@ class Bench {
                 2.0 * static_cast<double>(rows * points * width), time);
   }
 
-  // 3x3, hv, `channels` in all, a panel of points within a row of 56.
-  void fold(int copies, int64_t channels) {
-    const int64_t columns = channels / copies, pitch = 58, plane = 6 * pitch + 2 * 48 + 13, row = k_.panel();
-    std::vector<TapSet> sets(4);
+  // 3x3, hv, a panel of points in rows of 56: of planes that all results share, or of a plane for each slot.
+  void fold(bool shared, bool masked, int64_t columns) {
+    const int64_t width = 56, plane = 6 * width + 2 * 48 + 13, planes = shared ? 1 : 4, row = k_.panel();
+    std::vector<PlaneSet> sets(4);
     const int terms[] = {4, 2, 2, 1};
     const int64_t taps[4][4] = {
-        {0, 2, 2 * pitch, 2 * pitch + 2}, {1, 2 * pitch + 1}, {pitch, pitch + 2}, {pitch + 1}};
+        {0, 2, 2 * width, 2 * width + 2}, {1, 2 * width + 1}, {width, width + 2}, {width + 1}};
     const int64_t coefficients[4][4] = {{0, 4, 6, 8}, {1, 7}, {2, 5}, {3}};
+    const int slots[4][4] = {{0, 1, 2, 3}, {0, 2}, {0, 1}, {0}};
+    int tap = 0;
     for (int s = 0; s < 4; ++s) {
       sets[s].terms = terms[s];
+      sets[s].shared = shared || terms[s] == 1;
       for (int e = 0; e < terms[s]; ++e) {
         sets[s].coefficient[e] = coefficients[s][e];
-        for (int c = 0; c < copies; ++c) sets[s].tap[c][e] = taps[s][(e ^ c) % terms[s]];
+        sets[s].tap[e] = taps[s][e];
+        sets[s].plane[e] = shared ? 0 : slots[s][e] * plane;
+        sets[s].mask[e] = tap++;
       }
     }
     std::vector<Move> moves;
     for (int i = 0; i < k_.vectors; ++i) moves.push_back({i * k_.lanes, i * k_.lanes, k_.lanes});
-    std::vector<float> staged = numbers(channels * plane + 64), folded(9 * columns * row + 16);
-    const FoldArguments<float> f{sets.data(),     4,     copies,       columns,
-                                 aligned(staged), plane, moves.data(), static_cast<int>(moves.size()),
-                                 aligned(folded), row};
+    const std::vector<uint32_t> masks(moves.size() * 9, ~0u);
+    std::vector<float> staged = numbers(columns * planes * plane + 64), folded(9 * columns * row + 16);
+    const FoldArguments<float> f{sets.data(),
+                                 4,
+                                 columns,
+                                 aligned(staged),
+                                 planes * plane,
+                                 moves.data(),
+                                 static_cast<int>(moves.size()),
+                                 masked ? masks.data() : nullptr,
+                                 9,
+                                 aligned(folded),
+                                 row};
     const double time = seconds([&] { k_.fold(f); });
-    print_cycles("fold", "hv 3x3 copies " + std::to_string(copies) + " of " + std::to_string(columns),
+    print_cycles("fold",
+                 std::string("hv 3x3 ") + (shared ? "" : "slots ") + (masked ? "masked " : "") + "of " +
+                     std::to_string(columns),
                  static_cast<double>(9 * columns * row), time);
   }
 

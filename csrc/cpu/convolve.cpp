@@ -68,6 +68,14 @@ struct RowRange {
   int64_t first, last;
 };
 
+// A call of the micro-kernel.
+struct Call {
+  int m;
+  const void* packed;
+  const Slot* slot;
+  int64_t target;  // row of accumulators
+};
+
 struct ThreadScratch {
   Scratch staged, folded, accumulators;
   std::vector<Move> moves;
@@ -76,8 +84,10 @@ struct ThreadScratch {
   std::vector<OutputRun> runs;
   std::vector<StagedRun> staging;
   std::vector<RowRange> rows;
+  std::vector<Call> calls;
+  std::vector<size_t> call_ends;  // of each piece
   Ahead output, source;
-  std::vector<StagedRun> next;
+  std::vector<OutputRun> next;
   int64_t source_lines = 0, output_lines = 0;  // to ask for with every call of the micro-kernel
 };
 
@@ -154,10 +164,10 @@ class Convolve {
         patch_.stage(kernels_, scratch.staging, chunk, group, source, staged);
         planes = patch_.staged<T>(chunk, staged);
       }
+      plan_calls(group, k, packed, scratch);
       look_ahead(group, tile, k, source, output, scratch);
       for (int64_t i = 0; i * panel < points; ++i) {
-        multiply(group, i, std::min(panel, points - i * panel), k, planes, packed, accumulators + i * panel,
-                 row, scratch);
+        multiply(i, std::min(panel, points - i * panel), k, planes, accumulators + i * panel, row, scratch);
       }
     }
     write(group, accumulators, row, bias, output, scratch);
@@ -187,11 +197,9 @@ class Convolve {
     const bool planar = source.strides[4] == 1;
     if (next.first_row < next.last_row && (planar || (last && source.strides[1] == 1))) {
       const int64_t element = element_size(source.dtype), point = source.strides[4] * c_.stride[2];
-      patch_.staging(next, source, scratch.next);
-      for (const StagedRun& run : scratch.next) {
-        if (run.high > run.low) {
-          scratch.source.add_range(run.source * element, (run.high - run.low) * point * element);
-        }
+      patch_.ahead(next, source, scratch.next);
+      for (const OutputRun& run : scratch.next) {
+        scratch.source.add_range(run.offset * element, run.count * point * element);
       }
       const auto add_channel = [&](int64_t channel) {
         scratch.source.add_plane(static_cast<const char*>(source.data) +
@@ -220,49 +228,67 @@ class Convolve {
                                  (group * c_.row_channels + channel) * output.strides[1] * element);
       }
     }
-    int64_t calls = 0;
-    for (size_t b = 0; b < c_.rows.size(); ++b) {
-      calls += ceil_div(scratch.rows[b].last - scratch.rows[b].first, kernels_.rows) * c_.rows[b].size();
-    }
-    calls *= ceil_div(patch_.points(tile), panel_) * static_cast<int64_t>(packing_.pieces(k).size());
+    const int64_t calls = static_cast<int64_t>(scratch.calls.size()) * ceil_div(patch_.points(tile), panel_);
     scratch.source_lines = ceil_div(scratch.source.lines(), std::max<int64_t>(1, calls));
     scratch.output_lines = ceil_div(scratch.output.lines(), std::max<int64_t>(1, calls));
   }
 
+  // What the micro-kernel is called for with each folded piece of a chunk: a panel of rows of every slot.
+  void plan_calls(int64_t group, size_t k, const T* packed, ThreadScratch& scratch) const {
+    scratch.calls.clear();
+    scratch.call_ends.clear();
+    for (const Piece& piece : packing_.pieces(k)) {
+      int64_t target = 0;
+      for (size_t b = 0; b < c_.rows.size(); ++b) {
+        const RowRange& range = scratch.rows[b];
+        for (const Slot& slot : packing_.slots(b)) {
+          for (int64_t r = range.first; r < range.last; r += kernels_.rows) {
+            Call call;
+            call.m = static_cast<int>(std::min<int64_t>(kernels_.rows, range.last - r));
+            call.packed =
+                packed + packing_.offset(group, k, piece, b, r) + slot.first * piece.columns * call.m;
+            call.slot = &slot;
+            call.target = target + r - range.first;
+            scratch.calls.push_back(call);
+          }
+          target += range.last - range.first;
+        }
+      }
+      scratch.call_ends.push_back(scratch.calls.size());
+    }
+  }
+
   // Folds panel `i`, of `points` points, of one chunk, piece by piece, and adds its products to the slots.
-  void multiply(int64_t group, int64_t i, int64_t points, size_t k, const Patch::Planes<T>& planes,
-                const T* packed, T* sums, int64_t sums_row, ThreadScratch& scratch) const {
+  void multiply(int64_t i, int64_t points, size_t k, const Patch::Planes<T>& planes, T* sums,
+                int64_t sums_row, ThreadScratch& scratch) const {
     const Chunk& chunk = patch_.chunks()[k];
     const int64_t panel = panel_;
     const int first_move = i == 0 ? 0 : scratch.ends[i - 1], moves = scratch.ends[i] - first_move;
     const int vectors = static_cast<int>(ceil_div(points, kernels_.lanes));
     const std::vector<Piece>& pieces = packing_.pieces(k);
     T* folded = scratch.folded.get<T>(patch_.coefficients() * pieces[0].columns * panel);
+    const Call* call = scratch.calls.data();
     for (size_t j = 0; j < pieces.size(); ++j) {
       const Piece& piece = pieces[j];
-      const int64_t n = piece.columns;
-      patch_.fold(kernels_, chunk, piece.first, n, scratch.moves, first_move, moves, scratch.masks, planes,
-                  folded, panel);
-      T* target = sums;
-      for (size_t b = 0; b < c_.rows.size(); ++b) {
-        const RowRange range = scratch.rows[b];
-        const std::vector<Slot>& slots = packing_.slots(b);
-        for (size_t q = 0; q < slots.size(); ++q) {
-          const Slot& slot = slots[q];
-          Segment<T> segments[kMaxOrbit];
-          int count = 0;
-          for (const Slot::Run& run : slot.runs)
-            segments[count++] = {folded + run.first * n * panel, run.count * n};
-          for (int64_t r = range.first; r < range.last; r += kernels_.rows) {
-            const int m = static_cast<int>(std::min<int64_t>(kernels_.rows, range.last - r));
-            scratch.source.advance(scratch.source_lines);
-            scratch.output.advance(scratch.output_lines);
-            kernels_.gemm(m, vectors, packed + packing_.offset(group, k, piece, b, r) + slot.first * n * m, 1,
-                          m, segments, count, panel, target + (r - range.first) * sums_row, sums_row,
-                          k > 0 || j > 0);
+      const int64_t n = piece.columns * panel;
+      patch_.fold(kernels_, chunk, piece.first, piece.columns, scratch.moves, first_move, moves,
+                  scratch.masks, planes, folded, panel);
+      const Slot* slot = nullptr;
+      Segment<T> segments[kMaxOrbit];
+      int count = 0;
+      for (const Call* const end = scratch.calls.data() + scratch.call_ends[j]; call != end; ++call) {
+        if (call->slot != slot) {
+          slot = call->slot;
+          count = 0;
+          for (const Slot::Run& run : slot->runs) {
+            segments[count].b = folded + run.first * n;
+            segments[count++].k = run.count * piece.columns;
           }
-          target += (range.last - range.first) * sums_row;
         }
+        scratch.source.advance(scratch.source_lines);
+        scratch.output.advance(scratch.output_lines);
+        kernels_.gemm(call->m, vectors, static_cast<const T*>(call->packed), 1, call->m, segments, count,
+                      panel, sums + call->target * sums_row, sums_row, k > 0 || j > 0);
       }
     }
   }

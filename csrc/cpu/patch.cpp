@@ -178,6 +178,20 @@ void Patch::staging(const Tile& tile, const Tensor& source, std::vector<StagedRu
   runs.push_back({section * row_pitch_, past, past, past, 0});
 }
 
+void Patch::ahead(const Tile& tile, const Tensor& source, std::vector<OutputRun>& runs) const {
+  runs.clear();
+  if (tiling_.flat) {
+    const int64_t reach = after_ + std::max<int64_t>(0, reach_[0].back()) * c_.output[1] * c_.output[2];
+    const int64_t last = std::min(tile.last_row + reach, row_count());
+    return flat_runs(std::min(tile.first_row + reach, last), last, source, runs);
+  }
+  std::vector<StagedRun> staged;
+  staging(tile, source, staged);
+  for (const StagedRun& run : staged) {
+    if (run.high > run.low) runs.push_back({run.position, run.high - run.low, run.source});
+  }
+}
+
 template <typename T>
 void Patch::stage(const Kernels<T>& kernels, const std::vector<StagedRun>& runs, const Chunk& chunk,
                   int64_t group, const Tensor& source, T* staged) const {

@@ -103,6 +103,9 @@ class Patch {
   Planes<T> unstaged(const Kernels<T>& kernels, const Tile& tile, const Chunk& chunk, int64_t group,
                      const Tensor& source) const;
 
+  // What of the source a tile reads that the tile before it did not, or not much more.
+  void ahead(const Tile& tile, const Tensor& source, std::vector<OutputRun>& runs) const;
+
   // The moves of the tile's points in panels of `panel` points, to rows of as many; ends[i] is where panel
   // i's moves end. With a flat tiling, the masks of every move and tap, too.
   void moves(const Tile& tile, int64_t panel, std::vector<Move>& moves, std::vector<int>& ends,

@@ -120,11 +120,11 @@ Schedule schedule(const Convolution& c, int lanes, int vectors, int rows, int64_
   // With few rows the fold weighs most: its results should stay in L1 until the GEMM reads them. With many
   // rows the GEMM does, and longer sums load and store its accumulators less often.
   const int64_t column_bytes = taps * panel * element_bytes;
-  const int64_t piece_bytes = c.row_filters() <= 32 ? l1_bytes * 6 / 10 : l1_bytes * 12 / 10;
+  const int64_t piece_bytes = c.row_filters() <= 16 ? l1_bytes * 6 / 10 : l1_bytes * 12 / 10;
   s.piece_columns = std::max<int64_t>(kPieceColumns, piece_bytes / column_bytes);
   int64_t copies = 1;
   for (const Block& b : c.columns) copies = std::max<int64_t>(copies, b.size());
-  const int64_t columns = std::max(kStagedPlanes / copies / s.piece_columns, int64_t{1}) * s.piece_columns;
+  const int64_t columns = std::max(kStagedPlanes / copies, s.piece_columns);
   const int64_t most = most_columns(c);
   s.tiling.columns = ceil_div(most, ceil_div(most, columns));  // equal chunks
 

@@ -64,11 +64,25 @@ void check_gemm(const Kernels<T>& kernels, Random& random, Report& report) {
 
 template <typename T>
 void check_fold(const Kernels<T>& kernels, Random& random, Report& report) {
-  const int copies = static_cast<int>(random.one_of({1, 2, 4, 8}));
   const int set_count = static_cast<int>(random.between(0, 5));
-  const int64_t columns = random.between(0, 4), panel = kernels.panel(), plane = random.between(1, 200);
-  std::vector<TapSet> sets;
-  const int64_t coefficients = random_sets(random, set_count, copies, 60, sets);
+  const int64_t columns = random.one_of({0, 1, 4, 17, 33}), panel = kernels.panel(),
+                column = random.between(1, 200);
+  std::vector<TapSet> taps;
+  const int64_t coefficients = random_sets(random, set_count, 1, 60, taps);
+  std::vector<PlaneSet> sets;
+  int tap_count = 0;
+  for (const TapSet& of : taps) {
+    PlaneSet set{};
+    set.terms = of.terms;
+    set.shared = random.chance(0.5);
+    for (int e = 0; e < set.terms; ++e) {
+      set.plane[e] = set.shared && e > 0 ? set.plane[0] : random.between(0, 90);
+      set.tap[e] = of.tap[0][e];
+      set.coefficient[e] = of.coefficient[e];
+      set.mask[e] = tap_count++;
+    }
+    sets.push_back(set);
+  }
   // Either a panel of whole vectors side by side, as in the middle of an image, or moves of any kind.
   std::vector<Move> moves;
   if (random.chance(0.4)) {
@@ -83,14 +97,27 @@ void check_fold(const Kernels<T>& kernels, Random& random, Report& report) {
                        static_cast<int32_t>(random.between(0, panel - count)), static_cast<int32_t>(count)});
     }
   }
-  int64_t staged_size = 0, row_size = 0;
-  for (const Move& move : moves) {
-    row_size = std::max<int64_t>(row_size, move.target + move.count);
-    for (const TapSet& set : sets) {
-      for (int c = 0; c < copies && columns > 0; ++c) {
+  // Where masks keep the others from being read, only what they let through is there.
+  const bool masked = random.chance(0.6);
+  const int64_t mask_row = tap_count + random.between(0, 3);
+  std::vector<uint32_t> masks(moves.size() * mask_row);
+  for (uint32_t& mask : masks) {
+    mask = static_cast<uint32_t>(random.chance(0.4) ? ~0u >> (32 - kernels.lanes)
+                                                    : random.between(0, (1 << kernels.lanes) - 1));
+  }
+  const auto in = [&](size_t move, int tap, int lane) {
+    return !masked || masks[move * mask_row + tap] >> lane & 1;
+  };
+  int64_t size = 0, row_size = 0;
+  for (size_t m = 0; m < moves.size(); ++m) {
+    row_size = std::max<int64_t>(row_size, moves[m].target + moves[m].count);
+    for (const PlaneSet& set : sets) {
+      for (int q = 0; q < set.terms; ++q) {
         for (int e = 0; e < set.terms; ++e) {
-          staged_size = std::max(staged_size, ((columns - 1) * copies + c) * plane + set.tap[c][e] +
-                                                  move.source + kernels.lanes);
+          int lanes = kernels.lanes;  // up to the last one that is read
+          while (kernels.masked_reads && lanes > 0 && !in(m, set.mask[e], lanes - 1)) --lanes;
+          if (columns == 0 || lanes == 0) continue;
+          size = std::max(size, (columns - 1) * column + set.plane[q] + set.tap[e] + moves[m].source + lanes);
         }
       }
     }
@@ -98,34 +125,34 @@ void check_fold(const Kernels<T>& kernels, Random& random, Report& report) {
   const int64_t folded_row = panel + random.between(0, 5), rows = coefficients * columns;
 
   for (const Side side : {Side::kBegin, Side::kEnd}) {
-    report.begin("fold %d sets, %d copies, %ld columns, plane %ld, %d moves, folded_row %ld", set_count,
-                 copies, static_cast<long>(columns), static_cast<long>(plane), static_cast<int>(moves.size()),
-                 static_cast<long>(folded_row));
-    const Guarded<T> staged(staged_size, side);
-    fill(staged, random);
+    report.begin("fold %d sets, %ld columns %ld apart, %d moves%s, folded_row %ld", set_count,
+                 static_cast<long>(columns), static_cast<long>(column), static_cast<int>(moves.size()),
+                 masked ? ", masked" : "", static_cast<long>(folded_row));
+    const Guarded<T> planes(size, side);
+    fill(planes, random);
     Expected<T> expected(rows > 0 && row_size > 0 ? (rows - 1) * folded_row + row_size : 0);
     const Guarded<T> folded(expected.size(), side);
     expected.prepare(folded);
-    for (const TapSet& set : sets) {
+    for (const PlaneSet& set : sets) {
       for (int64_t j = 0; j < columns; ++j) {
-        for (const Move& move : moves) {
-          for (int i = 0; i < move.count; ++i) {
+        for (size_t m = 0; m < moves.size(); ++m) {
+          for (int i = 0; i < moves[m].count; ++i) {
             for (int q = 0; q < set.terms; ++q) {
               T sum = 0;
               for (int e = 0; e < set.terms; ++e) {
-                for (int c = 0; c < copies; ++c) {
-                  sum += static_cast<T>(sign(q, e)) *
-                         staged[(j * copies + c) * plane + set.tap[c][e] + move.source + i];
-                }
+                if (!in(m, set.mask[e], i)) continue;
+                sum += static_cast<T>(sign(q, e)) *
+                       planes[j * column + set.plane[q] + set.tap[e] + moves[m].source + i];
               }
-              expected.require((set.coefficient[q] * columns + j) * folded_row + move.target + i, sum);
+              expected.require((set.coefficient[q] * columns + j) * folded_row + moves[m].target + i, sum);
             }
           }
         }
       }
     }
-    kernels.fold({sets.data(), set_count, copies, columns, staged.data(), plane, moves.data(),
-                  static_cast<int>(moves.size()), folded.data(), folded_row});
+    kernels.fold({sets.data(), set_count, columns, planes.data(), column, moves.data(),
+                  static_cast<int>(moves.size()), masked ? masks.data() : nullptr, mask_row, folded.data(),
+                  folded_row});
     const int64_t at = expected.difference(folded);
     report.check(at < 0, "row %ld, point %ld differs", static_cast<long>(at / folded_row),
                  static_cast<long>(at % folded_row));

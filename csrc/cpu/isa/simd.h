@@ -172,7 +172,9 @@ class LaneMask {
   std::conditional_t<sizeof(T) == 4, __mmask16, __mmask8> mask_;
 #else
   SYMCONV_INLINE explicit LaneMask(uint32_t bits) {
-    for (int l = 0; l < kLanes<T>; ++l) mask_[l] = bits >> l & 1 ? -1 : 0;
+    Mask bit;
+    for (int l = 0; l < kLanes<T>; ++l) bit[l] = Lane{1} << l;
+    mask_ = (static_cast<Lane>(bits) & bit) != 0;
   }
   SYMCONV_INLINE Vector<T> load(const T* p) const {
 #if defined(__AVX2__)
