@@ -71,11 +71,11 @@ void Packing::pack(const Kernels<T>& kernels, const Tensor& weight, T* packed, c
   for (size_t b = 0; b < c.rows.size(); ++b) {
     sets.push_back(tap_sets(patch_.fold(), 0, offsets, positions_[b]));
   }
-  for (size_t k = 0; k < patch_.chunks().size(); ++k) {
-    for (const Piece& piece : pieces_[k]) {
-      for (size_t b = 0; b < c.rows.size(); ++b) {
-        for (int64_t row = 0; row < c.rows[b].orbits; row += panel_rows_)
-          panels.push_back({k, piece, b, row});
+  // Filter by filter, so that the weight is read from its beginning to its end.
+  for (size_t b = 0; b < c.rows.size(); ++b) {
+    for (int64_t row = 0; row < c.rows[b].orbits; row += panel_rows_) {
+      for (size_t k = 0; k < patch_.chunks().size(); ++k) {
+        for (const Piece& piece : pieces_[k]) panels.push_back({k, piece, b, row});
       }
     }
   }

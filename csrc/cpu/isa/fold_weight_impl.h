@@ -164,13 +164,17 @@ void fold_weight_typed(const TapSet* sets, int set_count, const Stored* source, 
     bool dense =
         row_stride != 1 && column_stride != 1 && span <= 2 * block.count && places <= Block::kElements;
     if (dense) {
-      for (int64_t i = 0; i < places; ++i) block.place[i] = -1;
+      // Where each tap of the first column belongs; then those of the columns after it.
+      for (int64_t i = 0; i < span; ++i) block.place[i] = -1;
       for (int k = 0; k < block.count; ++k) {
         int32_t* place = block.place + (block.offset[k] - first);
         dense = dense && *place < 0;  // no tap twice
-        for (int64_t j = 0; j < (merged ? step : 1); ++j) {
-          place[j * span] = k * block.pitch + static_cast<int32_t>(j) * rows;
-        }
+        *place = k * block.pitch;
+      }
+      const int64_t used = merged ? (columns < step ? columns : step) * span : span;
+      for (int64_t i = span; i < used; ++i) {
+        const int32_t before = block.place[i - span];
+        block.place[i] = before < 0 ? -1 : before + rows;
       }
     }
     for (int64_t column = 0; column < columns; column += step) {
