@@ -92,9 +92,9 @@ int64_t tile_flat(const Convolution& c, int lanes, int vectors, int64_t most_poi
                           (static_cast<double>(run / points) * costs.points(points, lanes, vectors) +
                            costs.points(last, lanes, vectors));
       const double share = static_cast<double>(ceil_div(tiles, threads)) / static_cast<double>(tiles);
-      const double staged =
-          by_image ? 0.0
-                   : costs.staged_vector * static_cast<double>(c.kernel[0] * ceil_div(points + halo, lanes));
+      // Of the source of tiles within an image, half the cases need no staging.
+      const double staged = (by_image ? 0.5 : 1.0) * costs.staged_vector *
+                            static_cast<double>(c.kernel[0] * ceil_div(points + halo, lanes));
       const double cost =
           share * (work * static_cast<double>(c.groups) + static_cast<double>(tiles) * (staged + kTileCost));
       if (cost < best) {
@@ -120,7 +120,7 @@ Schedule schedule(const Convolution& c, int lanes, int vectors, int rows, int64_
   // With few rows the fold weighs most: its results should stay in L1 until the GEMM reads them. With many
   // rows the GEMM does, and longer sums load and store its accumulators less often.
   const int64_t column_bytes = taps * panel * element_bytes;
-  const int64_t piece_bytes = c.row_filters() <= 16 ? l1_bytes * 6 / 10 : l1_bytes * 12 / 10;
+  const int64_t piece_bytes = c.row_filters() <= 32 ? l1_bytes * 6 / 10 : l1_bytes * 38 / 10;
   s.piece_columns = std::max<int64_t>(kPieceColumns, piece_bytes / column_bytes);
   int64_t copies = 1;
   for (const Block& b : c.columns) copies = std::max<int64_t>(copies, b.size());
@@ -130,7 +130,7 @@ Schedule schedule(const Convolution& c, int lanes, int vectors, int rows, int64_
 
   // The points' side. A tile's accumulators should stay in L2.
   const int64_t most_points =
-      std::clamp<int64_t>(l2_bytes / 2 / (c.row_channels * element_bytes), panel, 8 * panel);
+      std::clamp<int64_t>(l2_bytes / 2 / (c.row_channels * element_bytes), panel, 16 * panel);
   const int64_t tiles = flat(c) ? tile_flat(c, lanes, vectors, most_points, threads, s.tiling)
                                 : tile_rows(c, lanes, vectors, most_points, threads, s.tiling);
   int64_t panels = 1;
