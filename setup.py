@@ -85,14 +85,15 @@ class Build(NamedTuple):
         extra = [*shlex.split(os.environ.get("CXXFLAGS", "")), "-c"]
         hidden = ["-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden"]
         base = [*self.compiler, "-O3", "-DNDEBUG", *hidden, "-Wall", "-Wextra"]
-        # a * b + c may become one fused operation, whichever the compiler.
+        # a * b + c may become one fused operation, whichever the compiler. And a loop that writes a zero or two
+        # of padding is not worth a call of memset.
+        kernels = [*base, "-std=c++17", "-ffp-contract=fast", "-fno-tree-loop-distribute-patterns"]
         # Vectors are written by hand. What the compiler would make of neighbouring scalars loads 16 or 32
-        # bytes that were stored 8 at a time, and waits for every store before them. And a loop that writes
-        # a zero or two of padding is not worth a call of memset.
-        kernels = [*base, "-std=c++17", "-ffp-contract=fast"]
-        kernels += ["-fno-tree-vectorize", "-fno-tree-loop-distribute-patterns"]
+        # bytes that were stored 8 at a time, and waits for every store before them; in the loops around the
+        # kernels, whatever it does with vectors is of that kind.
         for source in sorted((csrc / "cpu").glob("*.cpp")):
-            yield source, [*kernels, *extra]
+            yield source, [*kernels, "-fno-tree-vectorize", *extra]
+        kernels += ["-fno-tree-slp-vectorize"]
 
         binding = [*base, "-std=c++20", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
         binding += ["-DPy_LIMITED_API=0x030a0000", "-isystem", sysconfig.get_path("include")]

@@ -168,6 +168,22 @@ SYMCONV_INLINE Vector<T> load_as(const Stored* p, int count) {
   }
 }
 
+// Elements p[0], p[2], ... of a tensor, `count` of them; zeros in the other lanes.
+template <typename T, typename Stored, int... Lane>
+SYMCONV_INLINE Vector<T> load_even(const Stored* p, int count, std::integer_sequence<int, Lane...>) {
+  // Two vectors that share an element, so that none is read behind the last.
+  constexpr int L = kLanes<T>;
+  const int span = 2 * count - 1;
+  const Vector<T> low = load_as<T>(p, span < L ? span : L);
+  const Vector<T> high = span > L ? load_as<T>(p + L - 1, span - L + 1) : Vector<T>{};
+  const Vector<T> y = shuffle<T, (2 * Lane < L ? 2 * Lane : 2 * Lane + 1)...>(low, high);
+  return y;
+}
+template <typename T, typename Stored>
+SYMCONV_INLINE Vector<T> load_even(const Stored* p, int count) {
+  return load_even<T>(p, count, std::make_integer_sequence<int, kLanes<T>>{});
+}
+
 // Its elements in the set of lanes `lanes` only, bit i for lane i; zeros in the other lanes.
 template <typename T, typename Stored>
 SYMCONV_INLINE Vector<T> load_lanes(const Stored* p, uint32_t lanes) {

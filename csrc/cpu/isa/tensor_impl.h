@@ -52,6 +52,13 @@ void stage_typed(const Stored* source, int64_t column_stride, int64_t point_stri
         const int rest = static_cast<int>(n - i);
         store_partial<T>(to + i, load_as<T>(from + i, rest), rest);
       }
+    } else if (point_stride == 2) {
+      int64_t i = 0;
+      for (; i + L <= n; i += L) store<T>(to + i, load_even<T>(from + 2 * i, L));
+      if (i < n) {
+        const int rest = static_cast<int>(n - i);
+        store_partial<T>(to + i, load_even<T>(from + 2 * i, rest), rest);
+      }
     } else {
       for (int64_t i = 0; i < n; ++i) to[i] = widen<T>(from[i * point_stride]);
     }

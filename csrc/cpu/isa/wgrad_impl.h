@@ -40,22 +40,6 @@ SYMCONV_INLINE void for_each_class(const SlotTargets& targets, const Vector<T>* 
   }
 }
 
-// Elements p[0], p[2], ... of a tensor, `count` of them; zeros in the other lanes.
-template <typename T, typename Stored, int... Lane>
-SYMCONV_INLINE Vector<T> load_even(const Stored* p, int count, std::integer_sequence<int, Lane...>) {
-  // Two vectors that share an element, so that none is read behind the last.
-  constexpr int L = kLanes<T>;
-  const int span = 2 * count - 1;
-  const Vector<T> low = load_as<T>(p, span < L ? span : L);
-  const Vector<T> high = span > L ? load_as<T>(p + L - 1, span - L + 1) : Vector<T>{};
-  const Vector<T> y = shuffle<T, (2 * Lane < L ? 2 * Lane : 2 * Lane + 1)...>(low, high);
-  return y;
-}
-template <typename T, typename Stored>
-SYMCONV_INLINE Vector<T> load_even(const Stored* p, int count) {
-  return load_even<T>(p, count, std::make_integer_sequence<int, kLanes<T>>{});
-}
-
 // Points `from[e] + i`, i < count <= kLanes, of one orbit: its slots.
 template <typename T, typename Stored, int Slots>
 SYMCONV_INLINE void load_slots(const Stored* const* from, int64_t offset, int64_t point_stride, int count,
