@@ -3,6 +3,7 @@
 #include "convolve.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "kernels.h"
 #include "pack.h"
@@ -156,7 +157,7 @@ class Convolve {
     patch_.moves(tile, panel, scratch.moves, scratch.ends, scratch.masks);
     patch_.staging(tile, source, scratch.staging);
     patch_.runs(tile, 0, points, output, scratch.runs);
-    if (chunks == 0) std::fill_n(accumulators, accumulator_rows * row, T(0));
+    if (chunks == 0) std::memset(accumulators, 0, accumulator_rows * row * sizeof(T));
     for (size_t k = 0; k < chunks; ++k) {
       const Chunk& chunk = patch_.chunks()[k];
       auto planes = patch_.unstaged(kernels_, tile, chunk, group, source);

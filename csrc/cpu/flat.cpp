@@ -98,15 +98,17 @@ void Patch::flat_masks(const Tile& tile, std::vector<uint32_t>& masks) const {
   }
 }
 
-void Patch::flat_runs(int64_t begin, int64_t end, const Tensor& tensor, std::vector<OutputRun>& runs) const {
-  const int64_t image = image_points(), run = compact(tensor) ? image : c_.output[2];
+void Patch::flat_runs(int64_t begin, int64_t end, const Tensor& tensor, const int64_t* first,
+                      const int64_t* step, std::vector<OutputRun>& runs) const {
+  const bool whole = compact(tensor) && step[0] * step[1] * step[2] == 1;
+  const int64_t image = image_points(), run = whole ? image : c_.output[2];
   for (int64_t point = begin; point < end;) {
     const int64_t count = std::min(end - point, run - point % run);
-    const int64_t n = point / image, x = point % c_.output[2], y = point / c_.output[2] % c_.output[1],
-                  z = point % image / (c_.output[1] * c_.output[2]);
-    runs.push_back(
-        {point - begin, count,
-         n * tensor.strides[0] + z * tensor.strides[2] + y * tensor.strides[3] + x * tensor.strides[4]});
+    const int64_t at[kAxes] = {point % image / (c_.output[1] * c_.output[2]),
+                               point / c_.output[2] % c_.output[1], point % c_.output[2]};
+    int64_t offset = point / image * tensor.strides[0];
+    for (int d = 0; d < kAxes; ++d) offset += (first[d] + at[d] * step[d]) * tensor.strides[2 + d];
+    runs.push_back({point - begin, count, offset});
     point += count;
   }
 }

@@ -108,8 +108,8 @@ struct PointRun {
 
 // What slots needs: `slots` channels of each of `orbits` orbits, whose element (reflection rank e, orbit,
 // point) is at source[e] + orbit * orbit_stride + point * point_stride, the first point of a run at
-// run.source elements from there. Parity class i of the fold gets slot `slot_of[i]`; every
-// slot has a class.
+// run.source elements from there. Parity class i of the fold gets slot `slot_of[i]`; a slot
+// without a class is left out.
 template <typename T>
 struct SlotsArguments {
   int slots;  // 1, 2, 4 or 8

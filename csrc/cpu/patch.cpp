@@ -35,22 +35,31 @@ Patch::Patch(const Convolution& convolution, const Tiling& tiling, int lanes, in
   std::vector<int64_t> position(fold_.total());
   std::iota(position.begin(), position.end(), 0);
   for (const Block& block : c_.columns) {
-    Sets sets{symconv::cpu::tap_sets(fold_, block.mask, offsets, position),
-              plane_sets(block.mask, offsets, plane_),
-              {}};
+    Sets sets;
+    sets.taps = symconv::cpu::tap_sets(fold_, block.mask, offsets, position);
+    for (int q = 0; q < block.size(); ++q) {
+      bool read = false;
+      for (int i = 0; i < fold_.classes(); ++i) {
+        const int parity = fold_.parity(i);
+        read = read || (fold_.count(parity) > 0 && slot_of(block.mask, parity) == q);
+      }
+      if (read) sets.slots.push_back(q);
+    }
+    sets.staged = plane_sets(block.mask, sets.slots, offsets, plane_);
     if (tiling_.flat && block.mask == 0) {
       const int64_t steps[kAxes] = {c_.output[1] * c_.output[2], c_.output[2], 1};
       TapOffsets source[kAxes];
       for (int d = 0; d < kAxes; ++d) {
         for (const int64_t reach : reach_[d]) source[d].push_back(reach * steps[d]);
       }
-      sets.unstaged = plane_sets(0, source, 0);
+      sets.unstaged = plane_sets(0, sets.slots, source, 0);
     }
     sets_.push_back(std::move(sets));
   }
 }
 
-std::vector<PlaneSet> Patch::plane_sets(int mask, const TapOffsets (&offsets)[kAxes], int64_t plane) const {
+std::vector<PlaneSet> Patch::plane_sets(int mask, const std::vector<int>& slots,
+                                        const TapOffsets (&offsets)[kAxes], int64_t plane) const {
   std::vector<int64_t> position(fold_.total());
   std::iota(position.begin(), position.end(), 0);
   TapOffsets numbers[kAxes];  // of the taps, in the order of the masks
@@ -66,7 +75,8 @@ std::vector<PlaneSet> Patch::plane_sets(int mask, const TapOffsets (&offsets)[kA
     set.shared = true;
     const int paired = fold_.coefficient(0, static_cast<int64_t>(i)).paired;
     for (int q = 0; q < set.terms; ++q) {
-      set.plane[q] = slot_of(mask, subset(paired, q)) * plane;
+      const int slot = slot_of(mask, subset(paired, q));
+      set.plane[q] = (std::find(slots.begin(), slots.end(), slot) - slots.begin()) * plane;
       set.tap[q] = taps[i].tap[0][q];
       set.coefficient[q] = taps[i].coefficient[q];
       set.mask[q] = static_cast<int>(names[i].tap[0][q]);
@@ -183,7 +193,8 @@ void Patch::ahead(const Tile& tile, const Tensor& source, std::vector<OutputRun>
   if (tiling_.flat) {
     const int64_t reach = after_ + std::max<int64_t>(0, reach_[0].back()) * c_.output[1] * c_.output[2];
     const int64_t last = std::min(tile.last_row + reach, row_count());
-    return flat_runs(std::min(tile.first_row + reach, last), last, source, runs);
+    constexpr int64_t kFirst[kAxes] = {0, 0, 0}, kStep[kAxes] = {1, 1, 1};
+    return flat_runs(std::min(tile.first_row + reach, last), last, source, kFirst, kStep, runs);
   }
   std::vector<StagedRun> staged;
   staging(tile, source, staged);
@@ -195,45 +206,81 @@ void Patch::ahead(const Tile& tile, const Tensor& source, std::vector<OutputRun>
 template <typename T>
 void Patch::stage(const Kernels<T>& kernels, const std::vector<StagedRun>& runs, const Chunk& chunk,
                   int64_t group, const Tensor& source, T* staged) const {
+  if (runs.empty()) return;
   const Block& block = c_.columns[chunk.block];
   const int64_t element = element_size(source.dtype), point_step = c_.stride[2] * source.strides[4];
   const int64_t column = chunk.copies * plane_;
+  const char* from[kMaxOrbit];  // the first column's copies, by the rank of their reflection
   for (int copy = 0; copy < chunk.copies; ++copy) {
     const int64_t channel = group * c_.column_channels + block.channel(chunk.first, copy);
-    const char* from = static_cast<const char*>(source.data) + channel * source.strides[1] * element;
-    T* to = staged + subset_index(block.mask, reflection(block.mask, copy)) * plane_;
+    from[subset_index(block.mask, reflection(block.mask, copy))] =
+        static_cast<const char*>(source.data) + channel * source.strides[1] * element;
+  }
+  const auto pad = [&](const StagedRun& run, T* to) {
+    if (run.low == 0 && run.high == run.count) return;
+    for (int64_t j = 0; j < chunk.columns; ++j) {
+      T* row = to + j * column + run.position;
+      for (int64_t i = 0; i < run.low; ++i) row[i] = T(0);
+      for (int64_t i = run.high; i < run.count; ++i) row[i] = T(0);
+    }
+  };
+  if (chunk.copies > 1 && source.strides[1] != 1) {  // straight to slots
+    std::vector<PointRun> points;
+    for (const StagedRun& run : runs) {
+      if (run.high > run.low) points.push_back({run.source, run.position + run.low, run.high - run.low});
+      for (size_t i = 0; i < sets_[chunk.block].slots.size(); ++i) pad(run, staged + i * plane_);
+    }
+    return stage_slots(kernels, points, chunk, source.dtype, from, source.strides[1], point_step, staged);
+  }
+
+  for (int copy = 0; copy < chunk.copies; ++copy) {
+    T* to = staged + copy * plane_;
     if (point_step == 1) {  // planar: plane by plane, along the rows of one channel
       for (int64_t j = 0; j < chunk.columns; ++j) {
-        kernels.stage_rows(source.dtype, from + j * source.strides[1] * element, runs.data(),
+        kernels.stage_rows(source.dtype, from[copy] + j * source.strides[1] * element, runs.data(),
                            static_cast<int64_t>(runs.size()), to + j * column);
       }
       continue;
     }
     for (const StagedRun& run : runs) {
       if (run.high > run.low) {
-        kernels.stage(source.dtype, from + run.source * element, source.strides[1], point_step, chunk.columns,
-                      run.high - run.low, to + run.position + run.low, column);
+        kernels.stage(source.dtype, from[copy] + run.source * element, source.strides[1], point_step,
+                      chunk.columns, run.high - run.low, to + run.position + run.low, column);
       }
-      if (run.low == 0 && run.high == run.count) continue;
-      for (int64_t j = 0; j < chunk.columns; ++j) {
-        T* row = to + j * column + run.position;
-        for (int64_t i = 0; i < run.low; ++i) row[i] = T(0);
-        for (int64_t i = run.high; i < run.count; ++i) row[i] = T(0);
-      }
+      pad(run, to);
     }
   }
-  if (chunk.copies == 1 || runs.empty()) return;
-  // Copies, by the rank of their reflection, to slots, in place.
-  EpilogueArguments<T> a{};
+  if (chunk.copies == 1) return;
+  // Copies to slots, in place.
+  for (int copy = 0; copy < chunk.copies; ++copy) {
+    from[copy] = reinterpret_cast<const char*>(staged + copy * plane_);
+  }
+  const DType computed = sizeof(T) == 8 ? DType::kFloat64 : DType::kFloat32;
+  stage_slots(kernels, {{0, 0, runs.back().position + runs.back().count}}, chunk, computed, from, column, 1,
+              staged);
+}
+
+template <typename T>
+void Patch::stage_slots(const Kernels<T>& kernels, const std::vector<PointRun>& runs, const Chunk& chunk,
+                        DType dtype, const char* const* from, int64_t column_stride, int64_t point_stride,
+                        T* staged) const {
+  const Block& block = c_.columns[chunk.block];
+  const std::vector<int>& slots = sets_[chunk.block].slots;
+  SlotsArguments<T> a{};
   a.slots = chunk.copies;
+  for (int e = 0; e < chunk.copies; ++e) a.source[e] = from[e];
+  a.orbit_stride = column_stride;
+  a.point_stride = point_stride;
   a.orbits = chunk.columns;
-  a.row = a.orbit_stride = column;
-  a.slot = plane_;
-  a.point_stride = 1;
-  a.points = runs.back().position + runs.back().count;
-  a.accumulators = staged;
-  for (int q = 0; q < chunk.copies; ++q) a.output[q] = staged + q * plane_;
-  kernels.epilogue(sizeof(T) == 8 ? DType::kFloat64 : DType::kFloat32, a);
+  a.runs = runs.data();
+  a.run_count = static_cast<int>(runs.size());
+  a.classes = static_cast<int>(slots.size());
+  std::copy(slots.begin(), slots.end(), a.slot_of);
+  a.target = staged;
+  a.class_step = plane_;
+  a.orbit_step = block.size() * plane_;
+  a.point_step = 1;
+  kernels.slots(dtype, a);
 }
 
 template <typename Visit>
@@ -333,7 +380,10 @@ void Patch::fold(const Kernels<T>& kernels, const Chunk& chunk, int64_t first, i
 void Patch::runs(const Tile& tile, int64_t begin, int64_t end, const Tensor& tensor,
                  std::vector<OutputRun>& runs) const {
   runs.clear();
-  if (tiling_.flat) return flat_runs(tile.first_row + begin, tile.first_row + end, tensor, runs);
+  if (tiling_.flat) {
+    return flat_runs(tile.first_row + begin, tile.first_row + end, tensor, c_.output_first, c_.output_step,
+                     runs);
+  }
   const int64_t width = tile.width(), step = width;
   const int64_t row_step = c_.output_step[1] * tensor.strides[3],
                 point_step = c_.output_step[2] * tensor.strides[4];

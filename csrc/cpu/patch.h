@@ -137,11 +137,20 @@ class Patch {
   void plan_flat(TapOffsets (&offsets)[kAxes]);
   void flat_staging(const Tile& tile, const Tensor& source, std::vector<StagedRun>& runs) const;
   void flat_masks(const Tile& tile, std::vector<uint32_t>& masks) const;
-  void flat_runs(int64_t begin, int64_t end, const Tensor& tensor, std::vector<OutputRun>& runs) const;
+  // Points [begin, end) of all images in a tensor, where point y of an axis is element first + y * step.
+  void flat_runs(int64_t begin, int64_t end, const Tensor& tensor, const int64_t* first, const int64_t* step,
+                 std::vector<OutputRun>& runs) const;
   // Whether the points of an image lie at equal steps in a tensor.
   bool compact(const Tensor& tensor) const;
-  // The fold's sets for columns of `mask`, with their slots `plane` elements apart.
-  std::vector<PlaneSet> plane_sets(int mask, const TapOffsets (&offsets)[kAxes], int64_t plane) const;
+  // The fold's sets for columns of `mask`, whose `slots` lie `plane` elements apart.
+  std::vector<PlaneSet> plane_sets(int mask, const std::vector<int>& slots,
+                                   const TapOffsets (&offsets)[kAxes], int64_t plane) const;
+  // The slots of a chunk's columns, from their copies, which start at `from`, by the rank of their
+  // reflection.
+  template <typename T>
+  void stage_slots(const Kernels<T>& kernels, const std::vector<PointRun>& runs, const Chunk& chunk,
+                   DType dtype, const char* const* from, int64_t column_stride, int64_t point_stride,
+                   T* staged) const;
 
   // Calls visit(first row, rows, first point) for the rows of each slice that the tile touches.
   template <typename Visit>
@@ -155,6 +164,7 @@ class Patch {
   // source.
   struct Sets {
     std::vector<TapSet> taps;
+    std::vector<int> slots;  // of the staged planes: those that are read
     std::vector<PlaneSet> staged, unstaged;
   };
 

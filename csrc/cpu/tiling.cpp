@@ -25,8 +25,7 @@ int64_t width(int64_t points, int64_t most) {
 // Whether the output is as large as the source and neighbours read neighbours: see Patch.
 bool flat(const Convolution& c) {
   bool same = c.taps() > 0;
-  for (int d = 0; d < kAxes; ++d)
-    same = same && c.stride[d] == 1 && c.output[d] == c.source[d] && c.output_step[d] == 1;
+  for (int d = 0; d < kAxes; ++d) same = same && c.stride[d] == 1 && c.output[d] == c.source[d];
   return same;
 }
 

@@ -237,6 +237,39 @@ SYMCONV_INLINE void store_as(Stored* p, Vector<T> v, int count) {
   }
 }
 
+// Each lane of the lower (0) or upper (1) half of a vector twice.
+template <typename T, int Half, int... Lane>
+SYMCONV_INLINE Vector<T> spread(Vector<T> v, std::integer_sequence<int, Lane...>) {
+  return shuffle<T, (Half * kLanes<T> / 2 + Lane / 2)...>(v, v);
+}
+template <typename T, int Half>
+SYMCONV_INLINE Vector<T> spread(Vector<T> v) {
+  return spread<T, Half>(v, std::make_integer_sequence<int, kLanes<T>>{});
+}
+
+// The first `count` lanes, 0 <= count <= kLanes, narrowed, to p[0], p[2], ...; what lies between is left
+// alone.
+template <typename T, typename Stored>
+SYMCONV_INLINE void store_even(Stored* p, Vector<T> v, int count) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(Stored) == sizeof(T)) {
+    constexpr int L = kLanes<T>;
+    const auto half = [&](Stored* to, Vector<T> lanes, int n) __attribute__((always_inline)) {
+      const uint32_t even = 0x5555u & ((1u << 2 * n) - 1);
+      if constexpr (sizeof(T) == 4) {
+        _mm512_mask_storeu_ps(to, static_cast<__mmask16>(even), lanes);
+      } else {
+        _mm512_mask_storeu_pd(to, static_cast<__mmask8>(even), lanes);
+      }
+    };
+    half(p, spread<T, 0>(v), count < L / 2 ? count : L / 2);
+    if (count > L / 2) half(p + L, spread<T, 1>(v), count - L / 2);
+    return;
+  }
+#endif
+  for (int i = 0; i < count; ++i) p[2 * i] = narrow<T, Stored>(v[i]);
+}
+
 // Transposes kLanes rows of kLanes elements of a tensor, row r at row(r), to vectors.
 template <typename T, typename Stored, typename Row>
 SYMCONV_INLINE void load_transposed_as(const Row& row, Vector<T>* out) {

@@ -191,6 +191,8 @@ void epilogue_typed(const EpilogueArguments<T>& a) {
         Stored* to = output[e] + orbit * orbit_stride + i * point_stride;
         if (point_stride == 1) {
           store_as<T>(to, y[e], count);
+        } else if (point_stride == 2) {
+          store_even<T>(to, y[e], count);
         } else {
           for (int p = 0; p < count; ++p) to[p * point_stride] = narrow<T, Stored>(y[e][p]);
         }

@@ -14,9 +14,9 @@ namespace {
 SYMCONV_INLINE void ahead(const void* p) { __builtin_prefetch(p); }
 constexpr int64_t kPointsAhead = 16, kLinesAhead = 4;
 
-// Which classes want which slot: the first of them, and the others.
+// Which classes want which slot: the first of them, or -1, and the others.
 struct SlotTargets {
-  int64_t first[kMaxTerms];
+  int64_t first[kMaxTerms] = {-1, -1, -1, -1, -1, -1, -1, -1};
   int count = 0;
   struct {
     int slot;
@@ -29,7 +29,9 @@ struct SlotTargets {
 template <typename T, int Slots, typename Put>
 SYMCONV_INLINE void for_each_class(const SlotTargets& targets, const Vector<T>* y, const Put& put) {
 #pragma GCC unroll 8
-  for (int q = 0; q < Slots; ++q) put(targets.first[q], y[q]);
+  for (int q = 0; q < Slots; ++q) {
+    if (targets.first[q] >= 0) put(targets.first[q], y[q]);
+  }
   for (int i = 0; i < targets.count; ++i) {
     const int slot = targets.others[i].slot;
     const int64_t offset = targets.others[i].offset;
@@ -138,7 +140,7 @@ void slots_transposed(const SlotsArguments<T>& a, const Stored* const* source, c
           }
         };
         const auto put_slot = [&](const Vector<T>* y, int slot) {
-          put(y, targets.first[slot]);
+          if (targets.first[slot] >= 0) put(y, targets.first[slot]);
           for (int i = 0; i < targets.count; ++i) {
             if (targets.others[i].slot == slot) put(y, targets.others[i].offset);
           }
@@ -184,14 +186,12 @@ void slots_transposed(const SlotsArguments<T>& a, const Stored* const* source, c
 template <typename T>
 void slots(DType dtype, const SlotsArguments<T>& a) {
   SlotTargets targets;
-  bool seen[kMaxTerms] = {};
   for (int c = 0; c < a.classes; ++c) {
     const int slot = a.slot_of[c];
-    if (seen[slot]) {
+    if (targets.first[slot] >= 0) {
       targets.others[targets.count++] = {slot, c * a.class_step};
     } else {
       targets.first[slot] = c * a.class_step;
-      seen[slot] = true;
     }
   }
   with_storage<T>(dtype, [&](auto s) {
