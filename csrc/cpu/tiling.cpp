@@ -8,6 +8,7 @@ namespace symconv::cpu {
 namespace {
 
 constexpr int64_t kStagedPlanes = 64;  // of a chunk, where a piece does not need more
+constexpr int64_t kPiecePlanes = 256;   // of a piece, at most
 // Columns of a piece, at least: with fewer, what is set up for each of its tap sets weighs most.
 constexpr int64_t kPieceColumns = 8;
 
@@ -91,9 +92,10 @@ int64_t tile_flat(const Convolution& c, int lanes, int vectors, int64_t most_poi
                           (static_cast<double>(run / points) * costs.points(points, lanes, vectors) +
                            costs.points(last, lanes, vectors));
       const double share = static_cast<double>(ceil_div(tiles, threads)) / static_cast<double>(tiles);
-      // Of the source of tiles within an image, half the cases need no staging.
-      const double staged = (by_image ? 0.5 : 1.0) * costs.staged_vector *
-                            static_cast<double>(c.kernel[0] * ceil_div(points + halo, lanes));
+      // Tiles within an image, of a planar source, need no staging.
+      const double staged =
+          by_image ? 0.0
+                   : costs.staged_vector * static_cast<double>(c.kernel[0] * ceil_div(points + halo, lanes));
       const double cost =
           share * (work * static_cast<double>(c.groups) + static_cast<double>(tiles) * (staged + kTileCost));
       if (cost < best) {
@@ -120,9 +122,9 @@ Schedule schedule(const Convolution& c, int lanes, int vectors, int rows, int64_
   // rows the GEMM does, and longer sums load and store its accumulators less often.
   const int64_t column_bytes = taps * panel * element_bytes;
   const int64_t piece_bytes = c.row_filters() <= 32 ? l1_bytes * 6 / 10 : l1_bytes * 38 / 10;
-  s.piece_columns = std::max<int64_t>(kPieceColumns, piece_bytes / column_bytes);
   int64_t copies = 1;
   for (const Block& b : c.columns) copies = std::max<int64_t>(copies, b.size());
+  s.piece_columns = std::clamp<int64_t>(piece_bytes / column_bytes, kPieceColumns, kPiecePlanes / copies);
   const int64_t columns = std::max(kStagedPlanes / copies, s.piece_columns);
   const int64_t most = most_columns(c);
   s.tiling.columns = ceil_div(most, ceil_div(most, columns));  // equal chunks
