@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from gpu_model import Launch
+from gpu_model import A100, Launch
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))  # last: tests/ has a layers.py too
 
@@ -52,8 +52,10 @@ class Counted(NamedTuple):
 
 @functools.cache
 def device() -> Device:
-    """The emulated GPU, compiled where need be."""
-    return Device(build.load())
+    """The emulated GPU, compiled where need be, of as many multiprocessors as an A100: tiles depend on it."""
+    emulated = Device(build.load())
+    emulated.module.settings().multiprocessors = A100.multiprocessors
+    return emulated
 
 
 def has_tensor_core_kernel(operator: str, p: Problem, dtype: str) -> bool:

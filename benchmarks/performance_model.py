@@ -139,11 +139,12 @@ class MainLoop(NamedTuple):
 
 
 def sums(operator: str, symmetry: str) -> tuple[Problem, Problem]:
-    """Two problems that fill the tiles of every kernel, the second with a sum twice as long."""
-    small = Layer("counts", 1, 64, 256, (16, 16))
+    """Two problems that fill the GPU and the tiles of every kernel, the second with a sum twice as long."""
+    small = Layer("counts", A100.multiprocessors, 64, 256, (16, 16))
     if operator == "fprop":
         large = dataclasses.replace(small, in_channels=128)
     elif operator == "dgrad":
+        small = dataclasses.replace(small, in_channels=128)
         large = dataclasses.replace(small, out_channels=512)
     else:  # as many tiles of points for each split
         small, large = (dataclasses.replace(small, batch=batch) for batch in (132, 264))
