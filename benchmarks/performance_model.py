@@ -23,6 +23,7 @@ import tables
 from emulated import Counted, counted, has_tensor_core_kernel, launches
 from gpu_model import A100, CUDNN, H100, QUARTERS, Gpu, Launch, Times, dense_seconds, pass_times
 from problems import Problem, problem
+from products import STRIPS
 from progress import progress
 from shapes import LAYERS, Layer
 
@@ -50,8 +51,8 @@ def code_steps() -> list[dict[str, str]]:
 
 def issued(operator: str, symmetry: str, taps: str, dtype: str, architecture: str, kernel: str) -> float:
     """Instructions that the loops of a kernel's main loop issue for every HMMA, itself included."""
-    if "true>" in kernel:
-        taps += ", rows shared"
+    if "strips" in kernel:
+        taps += f", {STRIPS[7 if kernel.endswith(', 7>') else 8]}"
     for row in code_steps():
         of = (row["operator"], row["filters"], row["kernel"], row["dtype"])
         if of == (operator, symmetry, taps, CODE_NAMES[dtype]) and architecture in row["for"].split(", "):
@@ -238,7 +239,7 @@ def of_main_loop(symmetry: str, dtype: str, held: bool) -> Iterator[Bar]:
         of, case = main_loop(operator, symmetry, dtype), f"{operator}, {symmetry}, {dtype}"
         yield at_most(CONFLICTS, case, 0 if held else None, of.conflicts / CYCLES, 3)
     for operator in OPERATORS:
-        kernel = "true>" if (operator, symmetry) == ("fprop", "hv") else ""
+        kernel = next(x.kernel for x in counted(operator, sums(operator, symmetry)[0], dtype) if x.mma)
         of_code = issued(operator, symmetry, "3x3", dtype, A100.architecture, kernel) - 1
         case = f"{operator}, {symmetry}, {dtype}"
         yield at_most(OTHERS, case, 0.7 if held else None, of_code / A100.mma_cycles)

@@ -24,8 +24,9 @@ EXCEPTIONS = (*CPU_EXCEPTIONS, NO_TENSOR_CORE)
 
 # Input channels of a group that are narrow: a vector of them, at most.
 _NARROW = 16
-# Taps that a CUDA tensor-core kernel takes at most.
+# Taps that a CUDA tensor-core kernel takes at most; residues modulo the stride that its dgrad does.
 _CUDA_TAPS = 128
+_CUDA_RESIDUES = 64
 # Multiplications that take about as long as what one call of an operator costs before it computes.
 _SMALL = 100_000
 # The same where no weight has to be mirrored.
@@ -65,8 +66,13 @@ def _has_tensor_core_kernels(problem: Problem, dtype: torch.dtype, tf32: bool) -
         return False
     if math.prod(problem.kernel_size) > _CUDA_TAPS:
         return False
-    strided = any(s != 1 for s in problem.stride)
-    return not (strided and (problem.transposed or torch.is_grad_enabled()))
+    residues = math.prod(problem.stride)
+    if residues == 1:
+        return True
+    has_dgrad = problem.dgrad_folds and residues <= _CUDA_RESIDUES
+    if problem.transposed:  # whose forward pass that is, and which has no wgrad
+        return has_dgrad and not torch.is_grad_enabled()
+    return has_dgrad or not torch.is_grad_enabled()
 
 
 def _multiplications(problem: Problem, size: tuple[int, ...]) -> int:

@@ -78,8 +78,9 @@ bool plan_strips(const Convolution& c, DType dtype, int mask, const SourceView& 
   if (mask != (kH | kV) || !has_strips(c.shape)) return false;
   const int64_t taps = c.shape.taps(), weights = taps * kStripFilterWarps * kWarpSize * 16;
   const int64_t filter_tiles = boxes.filter_tiles_per_group * c.shape.groups;
-  int64_t least = rounds(boxes.tile.tile_count() * filter_tiles) *
-                  step_cycles(64 * taps, 64 * taps, boxes.tile.padded_positions(), taps);
+  const int64_t boxes_cycles = rounds(boxes.tile.tile_count() * filter_tiles) *
+                               step_cycles(64 * taps, 64 * taps, boxes.tile.padded_positions(), taps);
+  int64_t least = boxes_cycles + 1;  // strips load less where both take as long
   bool found = false;
   const auto consider = [&](int run, int warps) {
     StripPlan plan{strip_geometry(c.shape, run, warps / kStripFilterWarps * kWarpStrips), warps,
@@ -211,7 +212,8 @@ void run(const Convolution& c, DType dtype, const SourceView& source, const Tens
       stage_as(strips);
       TiedResultStripsArguments q{operands};
       q.strips = strips.strips;
-      q.taps = static_cast<int>(c.shape.kernel[2]);
+      q.middle = static_cast<int>(c.shape.kernel[2] % 2);
+      q.pairs = static_cast<int>(c.shape.kernel[2] / 2);
       q.tap_step = static_cast<int>(c.shape.dilation[2] * strips.row_bytes);
       shape.threads = strips.warps * kWarpSize;
       shape.blocks[0] = q.strips.tile_count() * plan.filter_tiles_per_group;

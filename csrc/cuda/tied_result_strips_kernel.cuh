@@ -17,7 +17,8 @@ constexpr int kStripFilterWarps = filter_tiles(2) / 2;  // 16s of filters in a t
 
 struct TiedResultStripsArguments : TiedResultOperands {
   StripGeometry strips;
-  int taps, tap_step;  // along h, and bytes from one to the next
+  int middle, pairs;  // columns of taps along h: 1 or 0 in the middle, and pairs around it
+  int tap_step;       // bytes from one to the next
 };
 
 template <typename T, int Run>
@@ -71,12 +72,12 @@ struct TiedResultStrips {
   static __device__ __forceinline__ void multiply_step(const TiedResultStripsArguments& q, int row_pitch,
                                                        Accumulators& accumulators, SharedAddress patch,
                                                        SharedAddress weights) {
-    const int middle = q.taps % 2, pairs = q.taps / 2;
-    const int paired_h = middle, paired_v = paired_h + 2 * pairs, paired_hv = paired_v + 2 * middle;
+    const int paired_h = q.middle, paired_v = paired_h + 2 * q.pairs, paired_hv = paired_v + 2 * q.middle;
+    const int last = q.middle + 2 * q.pairs - 1;
     const SharedAddress step = static_cast<SharedAddress>(q.tap_step);
-    for (int o = 0; o < middle; ++o) {
+    for (int o = 0; o < q.middle; ++o) {
       Column column;
-      Column::load(patch + static_cast<SharedAddress>(q.taps / 2) * step, row_pitch,
+      Column::load(patch + static_cast<SharedAddress>(q.pairs) * step, row_pitch,
                    [&](int row, int half, uint32_t word) {
                      column.rows[row][half] = Element::template value<0>(word);
                    });
@@ -84,12 +85,12 @@ struct TiedResultStrips {
       const SharedAddress of_v = weights + paired_v * kWordsOfTap;
       multiply_pair<0, 2>(accumulators, of_v, of_v + kWordsOfTap, column);
     }
-    for (int o = 0; o < pairs; ++o) {
+    for (int o = 0; o < q.pairs; ++o) {
       Column even, odd;
       Column::load(
           patch + static_cast<SharedAddress>(o) * step, row_pitch,
           [&](int row, int half, uint32_t word) { even.rows[row][half] = Element::template value<1>(word); });
-      Column::load(patch + static_cast<SharedAddress>(q.taps - 1 - o) * step, row_pitch,
+      Column::load(patch + static_cast<SharedAddress>(last - o) * step, row_pitch,
                    [&](int row, int half, uint32_t word) {
                      Value pair[2] = {even.rows[row][half], Element::template value<1>(word)};
                      hadamard<2>(pair);
@@ -131,7 +132,7 @@ __global__ void __launch_bounds__(kMostStripWarps* kWarpSize, 1)
   const Storage* source =
       static_cast<const Storage*>(q.source.data) + place.source_offset(q.strips, q.source, group);
   const Word4* weights = q.weights + group * q.group_weights + filter_tile * q.tile_weights;
-  const int step_bytes = kStripTaps * q.taps * Kernel::kWordsOfTap;
+  const int step_bytes = kStripTaps * (q.middle + 2 * q.pairs) * Kernel::kWordsOfTap;
   const int stage_words = q.stage_steps * step_bytes / 16;
   const int stage_count = q.steps / q.stage_steps;
 

@@ -13,13 +13,6 @@ namespace {
 constexpr int64_t kGoodShared = 49 * 1024, kMostShared = 99 * 1024;  // as in tied_result.cu
 constexpr int64_t kPairs = kTiedSourceChannelTiles / 2;
 
-SourceShape source_of(const Convolution& c) {
-  return {c.shape.batch,
-          c.shape.b_channels,
-          c.shape.groups,
-          {c.shape.input[0], c.shape.input[1], c.shape.input[2]}};
-}
-
 // Everything but the pointers and strides of the tensors.
 struct Plan {
   TiedSourceArguments arguments{};
@@ -175,9 +168,10 @@ bool plan_strips(const Convolution& c, const TiedSourceOperands& boxes, int run,
 bool plan_strips(const Convolution& c, const TiedSourceArguments& boxes, StripPlan& best) {
   if (!has_strips(c.shape)) return false;
   bool found = false;
-  int64_t least =
+  const int64_t boxes_cycles =
       rounds(boxes.tile.tile_count() * boxes.tiles_per_group * c.shape.groups) *
       step_cycles(boxes, boxes.coefficients, 4, 4 * boxes.terms, boxes.tile.padded_positions(), 1);
+  int64_t least = boxes_cycles + 1;  // strips load less where both take as long
   const auto consider = [&](int run, int warps, int channel_warps) {
     StripPlan plan;
     if (!plan_strips(c, boxes, run, warps, channel_warps, plan)) return;
@@ -228,10 +222,10 @@ bool takes(const Convolution& c, DType dtype, bool allow_tf32) {
 int64_t workspace_size(const Convolution& c, DType dtype) {
   Plan plan;
   make_plan(c, dtype, plan);
-  return plan.weight_words * 16 + slots_size(ChannelMap(c.shape), source_of(c), dtype);
+  return plan.weight_words * 16;
 }
 
-void run(const Convolution& c, DType dtype, const Tensor& source, const Tensor& bias, const Tensor& result,
+void run(const Convolution& c, DType dtype, const SourceView& slots, const Tensor& bias, const Tensor& result,
          void* workspace, cudaStream_t stream) {
   Plan plan;
   make_plan(c, dtype, plan);
@@ -250,7 +244,7 @@ void run(const Convolution& c, DType dtype, const Tensor& source, const Tensor& 
     launches.fold(name, c.shape, shape, plan.folds[b], weights, stream);
     weights += plan.folds[b].words;
   }
-  q.source = make_slots(c.shape, ChannelMap(c.shape), source_of(c), source, weights, stream);
+  q.source = slots;
   q.result.data = result.data;
   for (int d = 0; d < 5; ++d) q.result.strides[d] = result.strides[d];
   q.bias = {bias.data, bias.strides[0]};
