@@ -111,7 +111,7 @@ def launches(operator: str, p: Problem, dtype: str) -> list[Launch]:
     found = counted(operator, p, dtype)
     split = sum("wgrad_kernel" in c.kernel for c in found)
     partial = _partial_bytes(found, p)
-    prepared, result = 0, []
+    folded, prepared, result = 0, 0, []
     for c in found:
         stored = c.counters["global_store_bytes"]
         name = c.kernel.partition("<")[0]
@@ -122,10 +122,13 @@ def launches(operator: str, p: Problem, dtype: str) -> list[Launch]:
         elif name == "wgrad_reduce_kernel":
             memory = stored = partial + sizes["w"]
         else:
-            memory = stored + prepared + sum(sizes[operand] for operand in left if operand != "w")
+            memory = stored + folded + prepared + sum(sizes[operand] for operand in left if operand != "w")
+            folded = 0
             if split:
                 memory, stored = memory + partial // split, stored + partial // split
-        if not c.mma and name != "wgrad_reduce_kernel":
+        if name == "fold_weights_kernel":
+            folded += stored
+        elif not c.mma and name != "wgrad_reduce_kernel":
             prepared += stored
         l2 = max(memory, 32 * c.counters["global_load_sectors"] + stored)
         result.append(Launch(c.kernel, c.blocks, c.mma, c.wavefronts, l2, memory))

@@ -181,6 +181,8 @@ def match(kernel: Kernel, tile: Tile) -> list[Loop]:
     loops = kernel.products
     sizes = [loop.counts[TENSOR_CORE] for loop in loops]
     units = [product.coefficients * tile.tensor_core_instructions for product in tile.products]
+    if sorted(sizes) == sorted(set(units)) and len(units) == len(sizes):  # as they are, in any order
+        return [loops[sizes.index(unit)] for unit in units]
 
     def assign(loop: int, product: int) -> list[int] | None:
         """Of each product from `product` on, the last of its loops, out of those from `loop` on."""
