@@ -16,6 +16,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 
 #include "../common/problem.h"
 #include "packed_source.h"
@@ -71,5 +72,18 @@ bool has_strips(const Problem& shape);
 StripGeometry strip_geometry(const Problem& shape, int run, int strips);
 // Whether the offsets of a patch fit in 32 bits.
 bool offsets_fit(const StripGeometry& geometry, const SourceView& source);
+
+// Steps of a stage, a divisor of `most_steps`; 0 if a stage of one does not fit. Blocks that have room beside
+// each other, by their registers, should have it by their shared memory, of `good` bytes; `most` is the
+// limit. shared_bytes(steps) is what a block needs.
+template <typename SharedBytes>
+int stage_steps_of(int most_steps, int warps, int64_t good, int64_t most, SharedBytes&& shared_bytes) {
+  for (const int64_t limit : {warps < kMostStripWarps ? good : most, most}) {
+    for (int steps = most_steps; steps > 0; --steps) {
+      if (most_steps % steps == 0 && shared_bytes(steps) <= limit) return steps;
+    }
+  }
+  return 0;
+}
 
 }  // namespace symconv::cuda

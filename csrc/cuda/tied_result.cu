@@ -86,17 +86,17 @@ bool plan_strips(const Convolution& c, DType dtype, int mask, const SourceView& 
     StripPlan plan{strip_geometry(c.shape, run, warps / kStripFilterWarps * kWarpStrips), warps,
                    boxes.stage_steps, 2};
     const int64_t positions = plan.strips.padded_positions();
-    for (; plan.stage_steps > 0; --plan.stage_steps) {
-      plan.row_bytes = plan.stage_steps * kStepBytes + 16;
+    const auto shared_bytes = [&](int steps) {
+      plan.row_bytes = steps * kStepBytes + 16;
       plan.patch_bytes = positions * plan.row_bytes;
-      plan.stage_bytes = plan.patch_bytes + plan.stage_steps * weights;
-      plan.shared_bytes = positions * 4 + plan.stages * plan.stage_bytes;
-      if (boxes.steps % plan.stage_steps == 0 && plan.shared_bytes <= kMostShared) break;
-    }
-    if (plan.stage_steps == 0 || !offsets_fit(plan.strips, source)) return;
+      plan.stage_bytes = plan.patch_bytes + steps * weights;
+      return plan.shared_bytes = positions * 4 + plan.stages * plan.stage_bytes;
+    };
+    plan.stage_steps = stage_steps_of(boxes.stage_steps, warps, kGoodShared, kMostShared, shared_bytes);
+    const int64_t blocks = plan.strips.tile_count() * filter_tiles;
+    if (plan.stage_steps == 0 || blocks > kMaxBlocks[0] || !offsets_fit(plan.strips, source)) return;
     const int64_t loads = (2 * plan.strips.rows() * taps / 3 + 4 * taps) * warps;
-    const int64_t cycles = rounds(plan.strips.tile_count() * filter_tiles) *
-                           step_cycles(16 * taps * warps, loads, positions, taps);
+    const int64_t cycles = rounds(blocks) * step_cycles(16 * taps * warps, loads, positions, taps);
     if (cycles >= least) return;
     least = cycles;
     best = plan;

@@ -128,8 +128,7 @@ struct StripPlan {
   int64_t shared_bytes;
 };
 
-// The plan for so many warps, and so many of them along the channels: stages as they fit, of what boxes have
-// planned.
+// The plan for so many warps, and so many of them along the channels, of the stages that boxes have planned.
 bool plan_strips(const Convolution& c, const TiedSourceOperands& boxes, int run, int warps, int channel_warps,
                  StripPlan& plan) {
   TiedSourceStripsArguments& q = plan.arguments;
@@ -142,17 +141,16 @@ bool plan_strips(const Convolution& c, const TiedSourceOperands& boxes, int run,
   for (int p = 0; p < q.parities; ++p)
     most_coefficients = std::max(most_coefficients, q.parity[p].coefficients);
   const int positions = q.strips.padded_positions();
-  for (; q.stage_steps > 0; --q.stage_steps) {
-    if (boxes.stage_steps % q.stage_steps != 0) continue;
-    q.row_bytes = q.stage_steps * kStepBytes + 16;
+  const auto shared_bytes = [&](int steps) {
+    q.row_bytes = steps * static_cast<int>(kStepBytes) + 16;
     q.patch_bytes = positions * q.row_bytes;
-    q.weight_bytes = q.stage_steps * most_coefficients * kPairs * kWarpSize * 16;
+    q.weight_bytes = steps * most_coefficients * static_cast<int>(kPairs) * kWarpSize * 16;
     q.stage_bytes = q.patch_bytes + channel_warps * q.weight_bytes;
-    q.stage_count = boxes.stage_count * (boxes.stage_steps / q.stage_steps);
-    plan.shared_bytes = positions * 4 + q.stages * q.stage_bytes;
-    if (plan.shared_bytes <= kMostShared) break;
-  }
+    return plan.shared_bytes = positions * 4 + static_cast<int64_t>(q.stages) * q.stage_bytes;
+  };
+  q.stage_steps = stage_steps_of(boxes.stage_steps, warps, kGoodShared, kMostShared, shared_bytes);
   if (q.stage_steps == 0) return false;
+  q.stage_count = boxes.stage_count * (boxes.stage_steps / q.stage_steps);
   for (int p = 0; p < q.parities; ++p) {
     const SourceParity& parity = q.parity[p];
     q.along_v[p] = !(parity.mask & kV) ? AlongV::kPlain : parity.parity & kV ? AlongV::kOdd : AlongV::kEven;
@@ -176,10 +174,10 @@ bool plan_strips(const Convolution& c, const TiedSourceArguments& boxes, StripPl
     StripPlan plan;
     if (!plan_strips(c, boxes, run, warps, channel_warps, plan)) return;
     const TiedSourceStripsArguments& q = plan.arguments;
-    if (!offsets_fit(q.strips, boxes.source)) return;
     int taps = 0;
     for (int j = 0; j < q.first_column[q.parities]; ++j) taps += q.columns[j].taps;
     const int64_t blocks = q.strips.tile_count() * divide_up(q.tiles_per_group, channel_warps);
+    if (blocks > kMaxBlocks[0] || !offsets_fit(q.strips, boxes.source)) return;
     const int64_t cycles = rounds(blocks * c.shape.groups) *
                            step_cycles(q, boxes.coefficients, warps, q.strips.rows() / 2 * taps,
                                        q.strips.padded_positions(), channel_warps);
