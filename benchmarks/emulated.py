@@ -117,19 +117,19 @@ def launches(operator: str, p: Problem, dtype: str) -> list[Launch]:
         name = c.kernel.partition("<")[0]
         if name == "fold_weights_kernel":
             memory = stored + _take(left, "w", sizes)
+            folded += stored
         elif name in ("slots_kernel", "pack_kernel"):
             memory = stored + _take(left, left[-1] if operator != "wgrad" else _prepared(name, p), sizes)
+            prepared += stored
         elif name == "wgrad_reduce_kernel":
             memory = stored = partial + sizes["w"]
+        elif not c.mma:  # the points of a dgrad that no tap reaches
+            memory = stored
         else:
             memory = stored + folded + prepared + sum(sizes[operand] for operand in left if operand != "w")
             folded = 0
             if split:
                 memory, stored = memory + partial // split, stored + partial // split
-        if name == "fold_weights_kernel":
-            folded += stored
-        elif not c.mma and name != "wgrad_reduce_kernel":
-            prepared += stored
         l2 = max(memory, 32 * c.counters["global_load_sectors"] + stored)
         result.append(Launch(c.kernel, c.blocks, c.mma, c.wavefronts, l2, memory))
     return result
