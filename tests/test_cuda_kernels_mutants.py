@@ -78,7 +78,7 @@ MUTANTS = [
         "slot = subset(D, 0);",
         RESULT,
     ),
-    Mutant("result-tail", "fprop", "cuda/tied_result_kernel.cuh", "filter + 1 < q.filters", "true", RESULT),
+    Mutant("result-tail", "fprop", "cuda/tied_result_kernel.cuh", "filter + 1 < filters", "true", RESULT),
     Mutant(
         "fold-sign",
         "fprop",
