@@ -50,7 +50,7 @@ class Kernel:
     """The machine code of one kernel for one architecture.
 
     Attributes:
-        name: as in the source, such as ``tied_result_kernel<BFloat16, 2, true>``.
+        name: as in the source, such as ``tied_result_strips_kernel<BFloat16, 8>``.
         architecture: such as ``"8.0"``.
         compiler: the version of the assembler that made it, such as ``"13.0.88"``.
         registers: of a thread.

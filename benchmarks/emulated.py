@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from gpu_model import Launch
+from gpu_model import A100, Launch
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))  # last: tests/ has a layers.py too
 
@@ -52,8 +52,10 @@ class Counted(NamedTuple):
 
 @functools.cache
 def device() -> Device:
-    """The emulated GPU, compiled where need be."""
-    return Device(build.load())
+    """The emulated GPU, compiled where need be, of as many multiprocessors as an A100: tiles depend on it."""
+    emulated = Device(build.load())
+    emulated.module.settings().multiprocessors = A100.multiprocessors
+    return emulated
 
 
 def has_tensor_core_kernel(operator: str, p: Problem, dtype: str) -> bool:
@@ -109,22 +111,25 @@ def launches(operator: str, p: Problem, dtype: str) -> list[Launch]:
     found = counted(operator, p, dtype)
     split = sum("wgrad_kernel" in c.kernel for c in found)
     partial = _partial_bytes(found, p)
-    prepared, result = 0, []
+    folded, prepared, result = 0, 0, []
     for c in found:
         stored = c.counters["global_store_bytes"]
         name = c.kernel.partition("<")[0]
         if name == "fold_weights_kernel":
             memory = stored + _take(left, "w", sizes)
+            folded += stored
         elif name in ("slots_kernel", "pack_kernel"):
             memory = stored + _take(left, left[-1] if operator != "wgrad" else _prepared(name, p), sizes)
+            prepared += stored
         elif name == "wgrad_reduce_kernel":
             memory = stored = partial + sizes["w"]
+        elif not c.mma:  # the points of a dgrad that no tap reaches
+            memory = stored
         else:
-            memory = stored + prepared + sum(sizes[operand] for operand in left if operand != "w")
+            memory = stored + folded + prepared + sum(sizes[operand] for operand in left if operand != "w")
+            folded = 0
             if split:
                 memory, stored = memory + partial // split, stored + partial // split
-        if not c.mma and name != "wgrad_reduce_kernel":
-            prepared += stored
         l2 = max(memory, 32 * c.counters["global_load_sectors"] + stored)
         result.append(Launch(c.kernel, c.blocks, c.mma, c.wavefronts, l2, memory))
     return result

@@ -130,7 +130,8 @@ to shared memory, and what stands between those loops, is not in it.
 - HMMA: `mma.sync`. "of dense": their share of what as many plain filters take.
 - LDSM: `ldmatrix`. LDS: other loads from shared memory, of up to 16 bytes a lane.
 - others: everything else in those loops, which is folding and counting.
-- "rows shared": the kernel for neighbouring rows of points, which loads each row of the source once for both.
+- "strips": the kernel for columns of eight points, which loads each row of the source once for all taps that
+  read it; "of seven and one": where the eighth lies elsewhere (csrc/cuda/strips.h).
 - for: the compute capabilities.
 """)
     text += f"\n{tables.markdown(STEP_HEADER, step_rows(kernels), left=4)}\n"

@@ -23,6 +23,7 @@ import tables
 from emulated import Counted, counted, has_tensor_core_kernel, launches
 from gpu_model import A100, CUDNN, H100, QUARTERS, Gpu, Launch, Times, dense_seconds, pass_times
 from problems import Problem, problem
+from products import STRIPS
 from progress import progress
 from shapes import LAYERS, Layer
 
@@ -50,8 +51,8 @@ def code_steps() -> list[dict[str, str]]:
 
 def issued(operator: str, symmetry: str, taps: str, dtype: str, architecture: str, kernel: str) -> float:
     """Instructions that the loops of a kernel's main loop issue for every HMMA, itself included."""
-    if "true>" in kernel:
-        taps += ", rows shared"
+    if "strips" in kernel:
+        taps += f", {STRIPS[7 if kernel.endswith(', 7>') else 8]}"
     for row in code_steps():
         of = (row["operator"], row["filters"], row["kernel"], row["dtype"])
         if of == (operator, symmetry, taps, CODE_NAMES[dtype]) and architecture in row["for"].split(", "):
@@ -78,11 +79,15 @@ def as_problem(layer: Layer, symmetry: str) -> Problem:
 
 
 @functools.cache
-def counts_of(layer: Layer, symmetry: str, operator: str, dtype: str) -> tuple[Launch, ...] | None:
-    """The launches of a pass; None where no tensor-core kernel takes it and `auto` mirrors the weights."""
+def counts_of(layer: Layer, symmetry: str, operator: str, dtype: str) -> tuple[Launch, ...]:
+    """The launches of a pass.
+
+    Raises:
+        LookupError: no tensor-core kernel takes it.
+    """
     p = as_problem(layer, symmetry)
     if not has_tensor_core_kernel(operator, p, dtype):
-        return None
+        raise LookupError(f"no tensor-core kernel takes {operator} of {layer.name}, {symmetry}, {dtype}")
     return tuple(launches(operator, p, dtype))
 
 
@@ -97,12 +102,15 @@ class Prediction(NamedTuple):
         return self.dense / self.times.total
 
 
-def predict(gpu: Gpu, layer: Layer, symmetry: str, operator: str, dtype: str) -> Prediction | None:
-    """None where no tensor-core kernel takes the pass."""
+def has_steps(layer: Layer, operator: str) -> bool:
+    """Whether docs/cuda-kernels.md has the steps of a pass: at a stride, dgrad has kernels of fewer taps."""
+    return layer.kernel == 3 and (layer.stride == 1 or operator != "dgrad")
+
+
+def predict(gpu: Gpu, layer: Layer, symmetry: str, operator: str, dtype: str) -> Prediction:
+    """What the counts of a pass predict."""
     of = counts_of(layer, symmetry, operator, dtype)
-    if of is None:
-        return None
-    if layer.kernel == 3:
+    if has_steps(layer, operator):
         of = tuple(
             dataclasses.replace(
                 launch,
@@ -116,13 +124,10 @@ def predict(gpu: Gpu, layer: Layer, symmetry: str, operator: str, dtype: str) ->
     return Prediction(pass_times(gpu, of), dense)
 
 
-def step_ratio(gpu: Gpu, layer: Layer, symmetry: str, dtype: str) -> float | None:
+def step_ratio(gpu: Gpu, layer: Layer, symmetry: str, dtype: str) -> float:
     """Of the three passes together."""
     each = [predict(gpu, layer, symmetry, operator, dtype) for operator in OPERATORS]
-    present = [p for p in each if p is not None]
-    if len(present) < len(each):
-        return None
-    return sum(p.dense for p in present) / sum(p.times.total for p in present)
+    return sum(p.dense for p in each) / sum(p.times.total for p in each)
 
 
 class MainLoop(NamedTuple):
@@ -139,11 +144,12 @@ class MainLoop(NamedTuple):
 
 
 def sums(operator: str, symmetry: str) -> tuple[Problem, Problem]:
-    """Two problems that fill the tiles of every kernel, the second with a sum twice as long."""
-    small = Layer("counts", 1, 64, 256, (16, 16))
+    """Two problems that fill the GPU and the tiles of every kernel, the second with a sum twice as long."""
+    small = Layer("counts", A100.multiprocessors, 64, 256, (16, 16))
     if operator == "fprop":
         large = dataclasses.replace(small, in_channels=128)
     elif operator == "dgrad":
+        small = dataclasses.replace(small, in_channels=128)
         large = dataclasses.replace(small, out_channels=512)
     else:  # as many tiles of points for each split
         small, large = (dataclasses.replace(small, batch=batch) for batch in (132, 264))
@@ -237,7 +243,7 @@ def of_main_loop(symmetry: str, dtype: str, held: bool) -> Iterator[Bar]:
         of, case = main_loop(operator, symmetry, dtype), f"{operator}, {symmetry}, {dtype}"
         yield at_most(CONFLICTS, case, 0 if held else None, of.conflicts / CYCLES, 3)
     for operator in OPERATORS:
-        kernel = "true>" if (operator, symmetry) == ("fprop", "hv") else ""
+        kernel = next(x.kernel for x in counted(operator, sums(operator, symmetry)[0], dtype) if x.mma)
         of_code = issued(operator, symmetry, "3x3", dtype, A100.architecture, kernel) - 1
         case = f"{operator}, {symmetry}, {dtype}"
         yield at_most(OTHERS, case, 0.7 if held else None, of_code / A100.mma_cycles)
@@ -252,8 +258,6 @@ def speed(gpu: Gpu, layer: Layer, symmetry: str, dtype: str, held: bool) -> Iter
     size = "x".join(map(str, layer.size))
     case = f"{gpu.name}, {layer.out_channels} channels, {size}, {symmetry}, {dtype}"
     of_fprop, of_step = predict(gpu, layer, symmetry, "fprop", dtype), step_ratio(gpu, layer, symmetry, dtype)
-    assert of_fprop is not None
-    assert of_step is not None
     yield at_least(FPROP, case, 2.5 if held else None, of_fprop.ratio)
     yield at_least(STEP, case, 2.3 if held else None, of_step)
 
@@ -281,29 +285,10 @@ def others() -> Iterator[Bar]:
 WHY = {
     (
         WAVEFRONTS,
-        "fprop",
-    ): """The loads alone hold the bar, as the count on paper had it, which left out that the patch and the
-    weights must first be written to shared memory: those copies are the rest. A warp loads the
-    folded weights of 32 filters for 32 points of each; twice the points for every load would take
-    twice the accumulators, and there are no registers for them. Fewer warps that read the same
-    weights, or Hopper's wgmma, which reads them from shared memory once for four warps, would help.""",
-    (
-        WAVEFRONTS,
-        "dgrad",
-    ): """The fold reads each parity class from a plane of its own, so that nothing is shared between the
-    classes: 25 taps are loaded for 9 coefficients, where fprop loads 12 for two rows of points. The
-    copies come on top.""",
-    (
-        WAVEFRONTS,
         "wgrad",
     ): """Both operands come through ldmatrix, and a warp multiplies only 32 orbits by 32 channels. Each tap
     orbit is a thread block of its own, with copies of its own of patch and slots, which are a third
     of all.""",
-    (
-        FPROP,
-        "A100, 512",
-    ): """A map of 7x7 fills 49 of the 64 points of a tile of 8x8, and 128 thread blocks on 108
-    multiprocessors leave most of them idle while the last 20 run.""",
     (
         STEP,
         "A100, 128",
@@ -358,11 +343,8 @@ def layer_rows(gpu: Gpu, layer: Layer, dtype: str) -> Iterator[tuple[str, ...]]:
     for operator in OPERATORS:
         name = layer.name.partition(" ")[2]
         of = predict(gpu, layer, "hv", operator, dtype)
-        if of is None:
-            yield (name, operator, *[""] * 7, "", "mirrored weights")
-            continue
         t = of.times
-        issue = f"{1e6 * t.issue:.1f}" if layer.kernel == 3 else ""
+        issue = f"{1e6 * t.issue:.1f}" if has_steps(layer, operator) else ""
         each = (f"{1e6 * seconds:.1f}" for seconds in (t.tensor, t.shared))
         rest = (f"{1e6 * seconds:.1f}" for seconds in (t.l2, t.memory, t.total, of.dense))
         yield (name, operator, *each, issue, *rest, f"{of.ratio:.2f}", t.limit)
@@ -406,12 +388,13 @@ these, which are taken to overlap perfectly:
 - shared: its passes of 128 bytes through shared memory (wavefronts), bank conflicts and the copies
   that fill it included;
 - issue: the instructions of the loops that feed the tensor cores, one a cycle and quarter (3x3
-  layers; what computes the addresses of the copies is not in it);
+  layers, but for dgrad at a stride; what computes the addresses of the copies is not in it);
 - L2: all bytes that are read and written, at the L2 cache's rate;
 - memory: the tensors and the scratch of the launch, read and written once, at the device memory's rate;
   what an earlier launch may have left in the L2 cache is read again.
 
 The busiest multiprocessor has the number of blocks over the number of multiprocessors, rounded up.
+fprop and dgrad choose their tiles by that number; all counts here are of the tiles for an A100.
 Launches follow one another; those that fold weights, make the planes of slots and reduce are in the
 times. Left out are the time that a launch takes to start, latencies that the few warps of a block
 do not hide, and clocks lowered by the power limit: expect less.
@@ -426,8 +409,8 @@ arXiv:2402.13499); the rate of its L2 cache is not published, and the A100's is 
     rows = list(bars())
     yield "## Bars (counted and predicted, not measured)"
     yield """All filters hv, bf16, an A100, 3x3 kernels with padding 1. Wavefronts and conflicts are what a
-sum twice as long adds, so that a block's start and end drop out. "Other instructions" are those of
-cuda-kernels.md. Speedups are for a batch of 64."""
+sum twice as long adds, so that a block's start and end drop out, on maps of 16x16 that fill the
+GPU. "Other instructions" are those of cuda-kernels.md. Speedups are for a batch of 64."""
     yield tables.markdown(BAR_HEADER, rows, left=2)
     missed = [bar for bar in rows if bar.verdict == MISSED]
     if missed:
@@ -442,8 +425,7 @@ cuda-kernels.md. Speedups are for a batch of 64."""
             name = {"bf16": "bf16 and f16", "tf32": "tf32"}[dtype]
             yield f"## ResNet-18 on an {gpu.name}, {name} (predicted, not measured)"
             yield f"""Microseconds of each pass, batch {BATCH}, all filters hv. "ratio": how many times faster
-than the dense pass. "limit": what takes longest. "mirrored weights": no tensor-core kernel takes the pass,
-and `auto` leaves it, and with it the training of this layer, to cuDNN."""
+than the dense pass. "limit": what takes longest."""
             of_layers = [
                 row
                 for layer in progress(layers(), f"{gpu.name} {dtype}")

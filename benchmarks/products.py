@@ -23,11 +23,13 @@ class Product:
         coefficients: that one pass multiplies.
         passes: in a step of channels, with three taps along every axis.
         taps: that all passes load, where that is another loop.
+        loads: ldmatrix instructions of one of those.
     """
 
     coefficients: int
     passes: int
     taps: int = 0
+    loads: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +72,7 @@ COMMON_FILTERS, COMMON_POINTS = 128, 32
 # Groups of 8 filters of a tile, by the axes of their orbits: filter_tiles() in tied_result_kernel.cuh.
 FILTER_TILES = (8, 8, 4, 2)
 SYMMETRIES = ("plain", "h", "hv", "hvz")  # by the axes
+STRIPS = {8: "strips", 7: "strips of seven and one"}  # by run: csrc/cuda/strips.h
 FOLDS = ((2, 0), (2, 1), (2, 2), (3, 0), (3, 3))  # rank and axes
 
 
@@ -81,12 +84,13 @@ def cases() -> Iterator[Case]:
         pairings = [bin(subset).count("1") for subset in range(1 << axes)]
         products = tuple(Product(1 << paired, across) for paired in pairings)
         tile = Tile(32, 8 * FILTER_TILES[axes], products)
-        kernel = f"tied_result_kernel<{{}}, {axes}, false>"
+        kernel = f"tied_result_kernel<{{}}, {axes}>"
         yield Case("fprop", SYMMETRIES[axes], rank, "", ((kernel, tile),))
         if axes == 2:
-            tile = Tile(32, 8 * FILTER_TILES[axes], (Product(3, 1), Product(6, 1)))
-            kernel = "tied_result_kernel<{}, 2, true>"
-            yield Case("fprop", SYMMETRIES[axes], rank, "rows shared", ((kernel, tile),))
+            tile = Tile(64, 16, (Product(3, 1), Product(6, 1)))
+            for run, note in STRIPS.items():
+                kernel = f"tied_result_strips_kernel<{{}}, {run}>"
+                yield Case("fprop", SYMMETRIES[axes], rank, note, ((kernel, tile),))
     for rank, axes in FOLDS:
         across = 3 ** (rank - axes)
         # A parity that is odd along n axes has one coefficient of two taps along each of those, and two of
@@ -94,8 +98,21 @@ def cases() -> Iterator[Case]:
         odd = [bin(parity).count("1") for parity in range(1 << axes)]
         coefficients = across * sum(2 ** (axes - n) for n in odd)
         taps = across * sum(2**n * 3 ** (axes - n) for n in odd)
-        tile = Tile(64, 64, (Product(1, coefficients, taps),))
+        tile = Tile(64, 64, (Product(1, coefficients, taps, 4),))
         yield Case("dgrad", SYMMETRIES[axes], rank, "", (("tied_source_kernel<{}>", tile),))
+        if rank == 2:
+            # Along h three columns, of three taps; folded, three of five. Along v, they are all that is even
+            # there, and all that is odd, or else their three taps are multiplied one by one.
+            columns, taps = 3, 3 if axes == 0 else 5
+            folded, plain = ((columns, taps), (0, 0))[:: 1 if axes == 2 else -1]
+            for run, note in STRIPS.items():
+                loads = 5 if run == 8 else 6
+                products = tuple(
+                    Product(coefficients, *passes, loads)
+                    for coefficients, passes in ((3, plain), (1, folded), (2, folded))
+                )
+                kernel = f"tied_source_strips_kernel<{{}}, {run}>"
+                yield Case("dgrad", SYMMETRIES[axes], rank, note, ((kernel, Tile(64, 64, products)),))
     for rank, axes in FOLDS:
         across = 3 ** (rank - axes)
         pairings = [bin(subset).count("1") for subset in range(1 << axes)]
@@ -132,6 +149,8 @@ def step_of(case: Case, dtype: str, kernels: dict[str, Kernel]) -> Step:
         # Filters count with their mirror images.
         tiles = Fraction(COMMON_FILTERS * COMMON_POINTS, case.orbit * tile.rows * tile.columns)
         for product, loop in zip(tile.products, match(kernel, tile), strict=True):
+            if product.passes == 0:
+                continue
             for opcode, count in per_pass(product, tile, loop).items():
                 total[opcode] = total.get(opcode, Fraction(0)) + count * product.passes * tiles
     tensor_core, matrices, loads = (total.pop(o, Fraction(0)) for o in (TENSOR_CORE, "LDSM", "LDS"))
@@ -146,8 +165,7 @@ def per_pass(product: Product, tile: Tile, loop: Loop) -> dict[str, Fraction]:
         return {opcode: Fraction(count, unrolled) for opcode, count in loop.counts.items()}
     # Taps are loaded in an inner loop, whose last few passes may stand beside it.
     inner = loop.counts - loop.own
-    loads = tile.rows // 16
-    unrolled, beside = inner["LDSM"] // loads, loop.own["LDSM"] // loads
+    unrolled, beside = inner["LDSM"] // product.loads, loop.own["LDSM"] // product.loads
     tap = {opcode: Fraction(count, unrolled) for opcode, count in inner.items()}
     taps = Fraction(product.taps, product.passes)
     opcodes = loop.counts.keys()
@@ -163,6 +181,8 @@ def match(kernel: Kernel, tile: Tile) -> list[Loop]:
     loops = kernel.products
     sizes = [loop.counts[TENSOR_CORE] for loop in loops]
     units = [product.coefficients * tile.tensor_core_instructions for product in tile.products]
+    if sorted(sizes) == sorted(set(units)) and len(units) == len(sizes):  # as they are, in any order
+        return [loops[sizes.index(unit)] for unit in units]
 
     def assign(loop: int, product: int) -> list[int] | None:
         """Of each product from `product` on, the last of its loops, out of those from `loop` on."""

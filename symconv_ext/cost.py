@@ -18,14 +18,18 @@ from .problem import Problem
 NO_FOLD = "its input gradient has no fast kernel: the taps that reach a point are not mirror images"
 NARROW_GROUPS = "in channels_last, groups of so few channels are slow to bring into the kernels' order"
 SMALL = "a single image so small that the calls around the convolution cost more than its work"
-NO_TENSOR_CORE = "no tensor-core kernel takes this dtype, kernel size or stride"
+NO_TENSOR_CORE = "no tensor-core kernel takes this dtype, kernel size or stride, or none that is fast"
 CPU_EXCEPTIONS = (NO_FOLD, NARROW_GROUPS, SMALL)
 EXCEPTIONS = (*CPU_EXCEPTIONS, NO_TENSOR_CORE)
 
 # Input channels of a group that are narrow: a vector of them, at most.
 _NARROW = 16
-# Taps that a CUDA tensor-core kernel takes at most.
+# Taps that a CUDA tensor-core kernel takes at most; residues modulo the stride that its dgrad does.
 _CUDA_TAPS = 128
+_CUDA_RESIDUES = 64
+# Input channels of a group from which the gradients of a strided layer are predicted to be fast enough
+# (docs/performance-model.md): the tiles of its dgrad take 64, and a stem has three.
+_CUDA_STRIDED_CHANNELS = 128
 # Multiplications that take about as long as what one call of an operator costs before it computes.
 _SMALL = 100_000
 # The same where no weight has to be mirrored.
@@ -60,13 +64,19 @@ def why_dense(
 
 
 def _has_tensor_core_kernels(problem: Problem, dtype: torch.dtype, tf32: bool) -> bool:
-    """Whether every operator that a call may need, gradients included, has a CUDA tensor-core kernel."""
+    """Whether every operator that a call may need, gradients included, has a fast CUDA tensor-core kernel."""
     if not (dtype in (torch.float16, torch.bfloat16) or (dtype == torch.float32 and tf32)):
         return False
     if math.prod(problem.kernel_size) > _CUDA_TAPS:
         return False
-    strided = any(s != 1 for s in problem.stride)
-    return not (strided and (problem.transposed or torch.is_grad_enabled()))
+    residues = math.prod(problem.stride)
+    if residues == 1:
+        return True
+    has_dgrad = problem.dgrad_folds and residues <= _CUDA_RESIDUES
+    if problem.transposed:  # whose forward pass that is, and which has no wgrad
+        return has_dgrad and not torch.is_grad_enabled()
+    wide = problem.in_channels // problem.groups >= _CUDA_STRIDED_CHANNELS
+    return (has_dgrad and wide) or not torch.is_grad_enabled()
 
 
 def _multiplications(problem: Problem, size: tuple[int, ...]) -> int:

@@ -134,7 +134,7 @@ class Problem:
 
     @property
     def dgrad_folds(self) -> bool:
-        """Whether the CPU kernels have a fast dgrad for this geometry.
+        """Whether the CPU and the tensor-core kernels have a dgrad for this geometry.
 
         They compute it one residue of the input point modulo the stride after the other, with the taps that
         reach it. Along a mirrored axis those must be mirror images of one another: all taps, every second one

@@ -100,6 +100,7 @@ CUDA = torch.device("cuda")
 def test_on_a_gpu_only_problems_with_tensor_core_kernels_are_folded(dtype):
     plain, strided = (SymmetricConv2d(8, 8, 3, stride=s, symmetry={"hv": 8}).problem for s in (1, 2))
     transposed = SymmetricConvTranspose2d(8, 8, 3, stride=2, symmetry={"hv": 8}).problem
+    even, far = (SymmetricConv2d(8, 8, k, stride=s, symmetry={"hv": 8}).problem for k, s in ((4, 2), (3, 9)))
     large = SymmetricConv2d(8, 8, 13, symmetry={"hv": 8}).problem
 
     def folded(problem, tf32=True):
@@ -107,12 +108,18 @@ def test_on_a_gpu_only_problems_with_tensor_core_kernels_are_folded(dtype):
 
     assert folded(plain)
     assert folded(plain, tf32=False) == (dtype != torch.float32)
-    assert not folded(strided)  # its input gradient
-    assert not folded(transposed)
+    wide = SymmetricConv2d(128, 8, 3, stride=2, symmetry={"hv": 8}).problem
+    assert folded(wide)
+    assert not folded(strided)  # its gradients are slow
+    assert not folded(even)  # its input gradient
+    assert not folded(far)
+    assert not folded(transposed)  # its weight gradient
     assert not folded(large)
     with torch.no_grad():
         assert folded(strided)
-        assert not folded(transposed)
+        assert folded(even)
+        assert folded(far)
+        assert folded(transposed)
     assert cost.why_dense(plain, CUDA, torch.float64, None, True) == cost.NO_TENSOR_CORE
 
 

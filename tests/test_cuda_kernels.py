@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from emulator import build
 from emulator.operators import Device
 from oracle import Results, results
 from oracle import case as case_of
-from problems import CONVOLUTIONS, FEW, PROBLEMS, TIMES, Problem, Tensors, lay_out, random_problems
+from problems import CONVOLUTIONS, FEW, PROBLEMS, TIMES, Problem, Tensors, lay_out, problem, random_problems
 from tolerances import assert_close
 
 from symconv_ext import ops
@@ -123,6 +124,54 @@ def test_large_problems(device: Device, problem: Problem, operator: str) -> None
 def test_random_problems(device: Device, problem: Problem, operator: str) -> None:
     check(device, operator, problem, torch.float32, seed=2)
     check(device, operator, problem, torch.float16, seed=3)
+
+
+def in_strips(name: str, a: int, b: int, size: tuple[int, int], **options: Any) -> Problem:
+    """A problem for the kernels that take three taps along v from tiles of strips."""
+    symmetry = options.pop("symmetry", {"hv": a})
+    return problem(f"strips-{name}", a, b, size, (3, options.pop("taps", 3)), symmetry, **options)
+
+
+STRIPS = [
+    in_strips("of-eight", 32, 136, (16, 16), padding=1),
+    in_strips("of-seven", 40, 72, (7, 9), padding=1, batch=8),
+    in_strips("of-seven-and-many", 160, 40, (14, 7), padding=1, batch=5, layout="channels_last"),
+    in_strips("narrow", 32, 24, (9, 3), padding=(1, 2), batch=3),
+    in_strips("even-taps", 32, 24, (17, 8), taps=4, padding=(0, 1)),
+    in_strips("seven-taps-far-apart", 32, 24, (8, 20), taps=7, padding=(2, 6), dilation=(1, 2)),
+    in_strips("of-one-tap", 32, 24, (8, 11), taps=1, groups=2, symmetry={"hv": 16, "v": 8}),
+    in_strips("blocks", 34, 24, (8, 16), padding=1, symmetry={"h": 8, "v": 6, "hv": 16}),
+]
+
+
+@pytest.mark.parametrize("multiprocessors", [1, 108])
+@pytest.mark.parametrize("operator", ["fprop", "dgrad"])
+@pytest.mark.parametrize("p", STRIPS, ids=str)
+def test_strips(device: Device, p: Problem, operator: str, multiprocessors: int) -> None:
+    """Both runs, tiles of all sizes and all coefficients along v; of a GPU that they fill, or not."""
+    settings, before = device.module.settings(), device.module.settings().multiprocessors
+    settings.multiprocessors = multiprocessors
+    try:
+        for q in (p, p.twin()):
+            for dtype in TENSOR_CORE_DTYPES:
+                device.module.reset_counters()
+                check(device, operator, q, dtype, seed=5, allow_tf32=True)
+    finally:
+        settings.multiprocessors = before
+
+
+def test_strips_of_seven_and_of_eight_are_taken(device: Device) -> None:
+    device.module.settings().multiprocessors = 1
+    kernels = set()
+    for p in STRIPS:
+        for operator in ("fprop", "dgrad"):
+            device.module.reset_counters()
+            check(device, operator, p, torch.bfloat16)
+            kernels |= {launch["kernel"] for launch in device.module.launches()}
+    device.module.settings().multiprocessors = 4
+    for side in ("result", "source"):
+        for run in (7, 8):
+            assert f"tied_{side}_strips_kernel<symconv::cuda::BFloat16, {run}>" in kernels
 
 
 @pytest.mark.parametrize("seed", range(6))

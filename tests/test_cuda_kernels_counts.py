@@ -81,6 +81,20 @@ def test_no_bank_conflicts_in_the_main_loop(device: Device, operator: str, symme
     assert b["bank_conflicts"] == a["bank_conflicts"]
 
 
+@pytest.mark.parametrize("operator", ["fprop", "dgrad"])
+@pytest.mark.parametrize("size", [(8, 28), (14, 14), (7, 7), (8, 12)], ids=str)
+def test_nor_where_the_strips_of_a_warp_go_over_the_end_of_a_line(
+    device: Device, operator: str, size: tuple[int, int]
+) -> None:
+    few = dataclasses.replace(layer({"hv": 256}, size=size), batch=8)
+    many = dataclasses.replace(few, b=2 * few.b)
+    if operator == "dgrad":
+        many = dataclasses.replace(few, a=512, symmetry=(("hv", 512),))
+    a, b = count(device, operator, few), count(device, operator, many)
+    assert b["mma_bf16"] == 2 * a["mma_bf16"]
+    assert b["bank_conflicts"] == a["bank_conflicts"]
+
+
 def test_no_bank_conflicts_in_wgrad(device: Device) -> None:
     assert count(device, "wgrad", layer({"hv": 256}))["bank_conflicts"] == 0
 

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(build.compiler() is None, reason="the emulator n
 @dataclasses.dataclass(frozen=True)
 class Mutant:
     name: str
-    operator: str  # on the problem below; "-transposed" appended for the twin
+    operator: str  # and, after a dash, which of its problems below
     file: str  # under csrc
     old: str
     new: str
@@ -78,7 +78,7 @@ MUTANTS = [
         "slot = subset(D, 0);",
         RESULT,
     ),
-    Mutant("result-tail", "fprop", "cuda/tied_result_kernel.cuh", "filter + 1 < q.filters", "true", RESULT),
+    Mutant("result-tail", "fprop", "cuda/tied_result_kernel.cuh", "filter + 1 < filters", "true", RESULT),
     Mutant(
         "fold-sign",
         "fprop",
@@ -92,7 +92,7 @@ MUTANTS = [
         "fprop",
         "cuda/tile_elements.cuh",
         "One - 0x04000400u * Axes",
-        "One - 0x04000400u",
+        "One",
         RESULT,
     ),
     Mutant(
@@ -113,28 +113,124 @@ MUTANTS = [
     ),
     Mutant(
         "source-barrier-after-wait",
-        "dgrad",
+        "dgrad-boxes",
         "cuda/tied_source_kernel.cuh",
         "    next.advance(q);\n    block_barrier();\n",
         "    next.advance(q);\n",
         SOURCE,
     ),
     Mutant(
-        "source-barrier-before-overwrite", "dgrad", "cuda/tied_source_kernel.cuh", BOTH_BARRIERS, "", SOURCE
+        "source-barrier-before-overwrite",
+        "dgrad-boxes",
+        "cuda/tied_source_kernel.cuh",
+        BOTH_BARRIERS,
+        "",
+        SOURCE,
     ),
     Mutant(
-        "source-wait", "dgrad", "cuda/tied_source_kernel.cuh", "copy_wait<1>();", "copy_wait<2>();", SOURCE
+        "source-wait",
+        "dgrad-boxes",
+        "cuda/tied_source_kernel.cuh",
+        "copy_wait<1>();",
+        "copy_wait<2>();",
+        SOURCE,
     ),
     Mutant(
         "source-sign",
-        "dgrad",
+        "dgrad-boxes",
         "cuda/tied_source_kernel.cuh",
         "sign(c.parity, g)",
         "sign(c.paired, g)",
         SOURCE,
     ),
     Mutant(
-        "source-plane", "dgrad", "cuda/tied_source_kernel.cuh", "source + parity.channel", "source", SOURCE
+        "source-plane",
+        "dgrad-boxes",
+        "cuda/tied_source_kernel.cuh",
+        "source + parity.channel",
+        "source",
+        SOURCE,
+    ),
+    Mutant(
+        "slots-plane",
+        "dgrad-boxes",
+        "cuda/slots_kernel.cuh",
+        "to + q * s.plane_stride",
+        "to + (q ^ 1) * s.plane_stride",
+        ("cuda/slots.cu",),
+    ),
+    *(
+        Mutant(f"{kernel}-strips-{name}", operator, file, old, new, sources)
+        for kernel, operator, file, sources in (
+            ("result", "fprop", "cuda/tied_result_strips_kernel.cuh", RESULT),
+            ("source", "dgrad", "cuda/tied_source_strips_kernel.cuh", SOURCE),
+        )
+        for name, old, new in (
+            (
+                "barrier-after-wait",
+                "    block_barrier();\n    const SharedAddress patch",
+                "    const SharedAddress patch",
+            ),
+            ("barrier-before-overwrite", BOTH_BARRIERS, ""),
+            ("table-barrier", "  block_barrier();\n\n  const Storage* source", "  const Storage* source"),
+            ("wait", "copy_wait<1>();", "copy_wait<2>();"),
+            ("epilogue-index", "2 * m + half,", "m + 4 * half,"),
+            ("warp", "lane % kWarpStrips)", "lane % kWarpStrips / 2)"),
+        )
+    ),
+    Mutant(
+        "result-strips-slots",
+        "fprop",
+        "cuda/tied_result_strips_kernel.cuh",
+        "multiply_pair<1, 3>",
+        "multiply_pair<3, 1>",
+        RESULT,
+    ),
+    Mutant(
+        "source-strips-sign",
+        "dgrad",
+        "cuda/tied_source.cu",
+        "{1, sign(p.parity, kH)}",
+        "{1, sign(p.parity, kV)}",
+        ("cuda/tied_source.cu",),
+    ),
+    Mutant(
+        "source-strips-weights",
+        "dgrad-h",
+        "cuda/tied_source.cu",
+        "kStripTaps * single + i, pairs",
+        "single + i, pairs",
+        ("cuda/tied_source.cu",),
+    ),
+    *(
+        Mutant(f"strips-{name}", operator, file, old, new, (*RESULT, *SOURCE))
+        for operator in ("fprop", "dgrad")
+        for name, file, old, new in (
+            (f"row-{operator}", "cuda/strips.h", "run + kStripTaps - 1; }", "run + kStripTaps; }"),
+            (f"bound-{operator}", "cuda/strip_iterator.cuh", "h < g.input[1];", "h <= g.input[1];"),
+            (
+                f"fold-{operator}",
+                "cuda/strip_iterator.cuh",
+                "return {pair[0], pair[1]};",
+                "return {pair[1], pair[0]};",
+            ),
+        )
+    ),
+    Mutant(
+        "residue-padding",
+        "dgrad-strided",
+        "common/residues.h",
+        "(r.taps - 1) * dilation - reach / s",
+        "(r.taps - 1) * dilation",
+        ("cuda/convolution.cu",),
+    ),
+    Mutant(
+        "residue-points",
+        "dgrad-strided",
+        "cuda/operators.cu",
+        "part.strides[2 + d] *= c.step[d];",
+        "",
+        ("cuda/operators.cu",),
     ),
     Mutant(
         "wgrad-barrier-after-wait",
@@ -193,15 +289,20 @@ from problems import make, problem
 from tolerances import relative_error
 
 device = Device(build.load("plain", build.Path(sys.argv[1])))
-operator, _, plain = sys.argv[2].partition("-")
+operator, _, which = sys.argv[2].partition("-")
+plain = which == "plain"
 dtype = torch.float64 if plain else torch.float16
+device.module.settings().multiprocessors = 1
 # More stages than are in flight, tails everywhere.
 options = {"padding": 1, "batch": 1, "layout": "channels_last"}
 p = {
-    "fprop": problem("mutant", 35, 72, (9, 17), 3, {"hv": 24, "h": 6}, **options),
-    "dgrad": problem("mutant", 168, 8, (9, 17), 3, {"hv": 160, "h": 6}, **options),
+    "fprop": problem("mutant", 35, 72, (7, 9), 3, {"hv": 24, "h": 6}, **{**options, "batch": 8}),
+    "dgrad": problem("mutant", 160, 8, (7, 9), 3, {"hv": 160}, **{**options, "batch": 8}),
+    "dgrad-h": problem("mutant", 40, 8, (8, 16), 3, {"h": 36, "v": 2}, **options),
+    "dgrad-boxes": problem("mutant", 168, 8, (9, 17), (1, 3), {"hv": 160, "h": 6}, **options),
+    "dgrad-strided": problem("mutant", 168, 8, (9, 17), 3, {"hv": 160, "h": 6}, stride=2, **options),
     "wgrad": problem("mutant", 6, 8, (24, 40), 3, {"hv": 4, "h": 2}, **options),
-}[operator]
+}.get(sys.argv[2])
 if plain:
     p = problem("mutant", 9, 3, (5, 6), 3, {"hv": 4, "h": 2}, padding=1)
 t = make(p, dtype)
@@ -235,7 +336,9 @@ def run(module: Path, operator: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("operator", ["fprop", "dgrad", "wgrad", "fprop-plain"])
+@pytest.mark.parametrize(
+    "operator", ["fprop", "dgrad", "dgrad-boxes", "dgrad-h", "dgrad-strided", "wgrad", "fprop-plain"]
+)
 def test_the_kernels_as_they_are_pass(operator: str) -> None:
     edits, sources = ([FEW_SPLITS], ["cuda/wgrad.cu"]) if operator == "wgrad" else ([], [])
     assert run(build.build_mutant(f"none-{operator}", edits, sources), operator) == "not caught\n"

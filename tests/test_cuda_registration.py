@@ -55,7 +55,10 @@ def test_the_extension_says_what_it_was_built_for() -> None:
 
 def test_it_says_which_kernel_a_problem_runs() -> None:
     case = next(c for c in cases() if c.name == "2d all hv channels_last")
-    strided = next(c for c in cases() if c.name == "2d mixed stride 2 channels_last")
+    strided, transposed = (
+        next(c for c in cases() if c.problem.transposed == tied and max(c.problem.stride) == 2)
+        for tied in (False, True)
+    )
     for operator in OPERATORS:
         for dtype, tf32, kernel in (
             (torch.float16, False, "tensor core"),
@@ -66,9 +69,10 @@ def test_it_says_which_kernel_a_problem_runs() -> None:
         ):
             problem = (case.problem, case.a_size, case.b_size)
             assert ops.cuda_kernel(operator, *problem, dtype, tf32) == kernel
-    problem = (strided.problem, strided.a_size, strided.b_size)
-    found = [ops.cuda_kernel(operator, *problem, torch.float16, False) for operator in OPERATORS]
-    assert found == ["tensor core", "plain", "tensor core"]
+    for case, last in ((strided, "tensor core"), (transposed, "plain")):
+        problem = (case.problem, case.a_size, case.b_size)
+        found = [ops.cuda_kernel(operator, *problem, torch.float16, False) for operator in OPERATORS]
+        assert found == ["tensor core", "tensor core", last]
     with pytest.raises(RuntimeError, match="operator: expected 'fprop', 'dgrad' or 'wgrad', got 'prop'"):
         ops._C.cuda_kernel("prop", "float16", False, (0,) * 31)
     with pytest.raises(RuntimeError, match="problem: expected 31 numbers, got 2"):

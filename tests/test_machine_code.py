@@ -239,7 +239,7 @@ def test_spills_and_too_many_kernels_are_failures(capsys: pytest.CaptureFixture[
 
 
 def test_a_kernel_that_is_not_there_is_an_error_that_says_so() -> None:
-    with pytest.raises(RuntimeError, match=r"tied_result_kernel<Float16, 0, false>: there is no such kernel"):
+    with pytest.raises(RuntimeError, match=r"tied_result_kernel<Float16, 0>: there is no such kernel"):
         products.step_of(next(products.cases()), "Float16", {})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
 from pathlib import Path
@@ -83,20 +84,21 @@ class TestArithmetic:
         assert model.at_most("n", "c", 0.85, 0.856).verdict == model.MISSED
         assert model.at_most("n", "c", None, 0.856).verdict == ""
 
-    def test_a_missed_bar_needs_a_reason(self) -> None:
-        known = model.Bar(model.WAVEFRONTS, "fprop, hv, bf16", "0.85", "1.06", model.MISSED)
+    def test_a_missed_bar_needs_a_reason(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(model, "WHY", {(model.WAVEFRONTS, "wgrad"): "The\n    loads."})
+        known = model.Bar(model.WAVEFRONTS, "wgrad, hv, bf16", "1", "1.55", model.MISSED)
         (line,) = model.why([known])
-        assert line.startswith(f"- {model.WAVEFRONTS}, fprop, hv, bf16 (1.06, bar 0.85): The loads")
+        assert line == f"- {model.WAVEFRONTS}, wgrad, hv, bf16 (1.55, bar 1): The loads."
         with pytest.raises(LookupError, match="say why"):
             list(model.why([known._replace(name="another")]))
 
     def test_instructions_come_from_the_machine_code(self) -> None:
         for row in model.code_steps():
             if (row["operator"], row["filters"], row["kernel"], row["dtype"]) == (
-                *("fprop", "hv", "3x3, rows shared", "bfloat16"),
+                *("fprop", "hv", "3x3, strips", "bfloat16"),
             ) and "8.0" in row["for"].split(", "):
                 others = float(row["LDSM"]) + float(row["LDS"]) + float(row["others"])
-                found = model.issued("fprop", "hv", "3x3", "bf16", "8.0", "tied_result_kernel<X, 2, true>")
+                found = model.issued("fprop", "hv", "3x3", "bf16", "8.0", "tied_result_strips_kernel<X, 8>")
                 assert found == 1 + others / float(row["HMMA"])
                 break
         else:
@@ -135,7 +137,7 @@ class TestCounts:
         for launch in products:
             assert launch.memory_bytes == a + b + partial // 4
         assert reduction.memory_bytes == partial + w
-        fold, slots, main = emulated.launches("dgrad", p, "bf16")
+        slots, fold, main = emulated.launches("dgrad", p, "bf16")
         assert (slots.memory_bytes, main.memory_bytes) == (a + a, fold.memory_bytes - w + a + b)
 
 
@@ -159,8 +161,11 @@ class TestPage:
         layer = next(x for x in model.layers() if (x.out_channels, x.stride, x.kernel) == (512, 1, 3))
         for row in model.layer_rows(gpu, layer, "bf16"):
             assert list(row) in ROWS, "run make performance-model"
-        strided = next(x for x in model.layers() if x.stride == 2 and x.kernel == 3)
-        assert model.predict(gpu, strided, "hv", "dgrad", "bf16") is None
+
+    def test_a_pass_without_a_kernel_is_an_error_that_says_so(self) -> None:
+        layer = dataclasses.replace(model.squares()[0], kernel=4, stride=2)
+        with pytest.raises(LookupError, match="no tensor-core kernel takes dgrad of"):
+            model.counts_of(layer, "hv", "dgrad", "bf16")
 
 
 def test_the_page_has_every_layer_pass_gpu_and_dtype() -> None:

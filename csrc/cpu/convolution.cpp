@@ -1,8 +1,7 @@
 // Problems as virtual convolutions, and the tap sets of their folds.
 #include "convolution.h"
 
-#include <algorithm>
-#include <numeric>
+#include "../common/residues.h"
 
 namespace symconv::cpu {
 namespace {
@@ -32,35 +31,6 @@ Convolution with_sides(const Problem& p, bool a_is_rows) {
   c.rows = c.tied_rows ? tied_blocks(p) : plain_block(c.row_channels);
   c.columns = c.tied_rows ? plain_block(c.column_channels) : tied_blocks(p);
   return c;
-}
-
-// One axis of a dgrad: the taps that reach input points of one residue modulo the stride, as a convolution of
-// stride 1.
-struct Residue {
-  int64_t first;   // first input point of this residue
-  int64_t points;  // how many there are
-  int64_t taps, tap_first, tap_step, dilation, padding;
-};
-
-std::vector<Residue> residues(const Problem& p, int d) {
-  const int64_t s = p.stride[d], common = std::gcd(s, p.dilation[d]);
-  const int64_t step = s / common;                  // between taps that reach the same residue
-  const int64_t dilation = p.dilation[d] / common;  // and how far apart those read
-  std::vector<Residue> result;
-  for (int64_t first = 0; first < std::min(s, p.input[d]); ++first) {
-    Residue r{first, (p.input[d] - first + s - 1) / s, 0, 0, 0, dilation, 0};
-    for (int64_t t = 0; t < std::min(step, p.kernel[d]); ++t) {
-      const int64_t reach = first + p.padding[d] - t * p.dilation[d];
-      if (reach % s != 0) continue;
-      r.taps = (p.kernel[d] - t + step - 1) / step;
-      // Reversed, so that the dilation is positive: the last tap comes first.
-      r.tap_first = t + (r.taps - 1) * step;
-      r.tap_step = -step;
-      r.padding = (r.taps - 1) * dilation - reach / s;
-    }
-    result.push_back(r);
-  }
-  return result;
 }
 
 }  // namespace
@@ -95,8 +65,8 @@ std::vector<Convolution> Convolution::dgrad(const Problem& p) {
   for (int d = 0; d < kAxes; ++d) {
     axes[d] = residues(p, d);
     if (!(p.folded_axes() & axis_bit(d))) continue;
-    for (const Residue& r : axes[d]) {  // the mirror of its first tap must be its last
-      if (r.taps > 0 && 2 * r.tap_first + (r.taps - 1) * r.tap_step != p.kernel[d] - 1) return {};
+    for (const Residue& r : axes[d]) {
+      if (!r.mirrors(p.kernel[d])) return {};
     }
   }
   std::vector<Convolution> pieces;

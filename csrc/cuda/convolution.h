@@ -1,12 +1,14 @@
 // What a tensor-core kernel computes: a convolution from a source to a result, with filters tied on one side.
 //
 // fprop is one as it stands. At stride 1 dgrad is another: of grad_output, with the two sides exchanged,
-// every tap mirrored and the padding that restores the size. So two kernels serve both operators of both
-// kinds of layer: one for a tied result, one for a tied source. wgrad is the weight gradient of either
-// reading; the one whose result is tied is taken.
+// every tap mirrored and the padding that restores the size; at a larger stride it is one such convolution
+// for every residue of the input point modulo the stride (common/residues.h). So two kernels serve both
+// operators of both kinds of layer: one for a tied result, one for a tied source. wgrad is the weight
+// gradient of either reading; the one whose result is tied is taken.
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "../common/problem.h"
 #include "operators.h"
@@ -28,6 +30,8 @@ struct Convolution {
   Problem shape;
   WeightView weight;
   Operator op;  // for error texts
+  // The operator's points that the result's are: every step-th from the first on.
+  int64_t first[kAxes] = {0, 0, 0}, step[kAxes] = {1, 1, 1};
 
   int64_t source_channels() const { return shape.b_channels / shape.groups; }  // of a group
   int64_t result_channels() const { return shape.a_channels / shape.groups; }
@@ -42,6 +46,13 @@ inline bool is_exchanged(Operator op, const Problem& p) {
 inline bool is_convolution(Operator op, const Problem& p) {
   return !is_exchanged(op, p) || (p.stride[0] == 1 && p.stride[1] == 1 && p.stride[2] == 1);
 }
+
+// fprop, or dgrad, as convolutions that make up its result. Empty where there is no such form: where a folded
+// axis has mirrored taps that reach different residues, or where there are too many of them to be launched
+// one by one. Those of residues that no tap reaches have no channels to sum over.
+constexpr int64_t kMostConvolutions = 64;
+std::vector<Convolution> convolutions_of(Operator op, const Problem& p, const Tensor& weight,
+                                         int64_t element_size);
 
 // `weight` is the reduced weight or its gradient.
 inline Convolution convolution_of(Operator op, const Problem& p, const Tensor& weight, int64_t element_size) {

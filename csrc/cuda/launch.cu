@@ -1,4 +1,4 @@
-// What a failed launch says.
+// What a launch asks of the device, and what a failed one says.
 #include <sstream>
 
 #include "launch.h"
@@ -11,6 +11,18 @@ std::string extents(const int64_t* n) {
 }
 
 }  // namespace
+
+int64_t multiprocessors() {
+  int device = 0, count = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) {
+    error = cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
+  }
+  if (error != cudaSuccess) {
+    throw std::runtime_error(std::string("the current device: ") + cudaGetErrorString(error));
+  }
+  return count;
+}
 
 std::string launch_error(const char* what, const std::string& reason, const Problem& p,
                          const LaunchShape& shape) {

@@ -24,6 +24,9 @@ constexpr int64_t kMaxBlocks[3] = {2147483647, 65535, 65535};
 
 inline int64_t divide_up(int64_t n, int64_t d) { return (n + d - 1) / d; }
 
+// Of the current device.
+int64_t multiprocessors();
+
 // "what: reason (shape of the launch, shape of the problem)"
 std::string launch_error(const char* what, const std::string& reason, const Problem& problem,
                          const LaunchShape& shape);

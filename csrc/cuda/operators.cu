@@ -1,6 +1,9 @@
-// Which kernel an operator runs, and its way there: packing where the source needs it, then the kernel.
+// Which kernel an operator runs, and its way there: what the source needs, then the kernels.
+#include <algorithm>
+
 #include "operators.h"
 #include "plain.h"
+#include "slots.h"
 #include "tied_result.h"
 #include "tied_source.h"
 #include "wgrad.h"
@@ -15,11 +18,10 @@ SourceShape source_of(const Convolution& c) {
           {c.shape.input[0], c.shape.input[1], c.shape.input[2]}};
 }
 
-Kernel kernel_for(const Convolution& c, DType dtype, bool allow_tf32) {
-  const bool takes = c.op == Operator::kWgrad ? wgrad_tiles::takes(c, dtype, allow_tf32)
-                     : c.shape.transposed     ? tied_source::takes(c, dtype, allow_tf32)
-                                              : tied_result::takes(c, dtype, allow_tf32);
-  return takes ? Kernel::kTensorCore : Kernel::kPlain;
+bool takes(const Convolution& c, DType dtype, bool allow_tf32) {
+  return c.op == Operator::kWgrad ? wgrad_tiles::takes(c, dtype, allow_tf32)
+         : c.shape.transposed     ? tied_source::takes(c, dtype, allow_tf32)
+                                  : tied_result::takes(c, dtype, allow_tf32);
 }
 
 // Bytes at the start of the workspace for a packed copy of the source.
@@ -36,35 +38,67 @@ SourceView packed(const Problem& problem, const Convolution& c, const Tensor& so
                                   : pack(problem, shape, source, context.workspace, context.stream);
 }
 
-void convolve(const Problem& problem, const Convolution& c, const Tensor& source, const Tensor& bias,
-              const Tensor& result, const Context& context) {
-  if (c.shape.transposed) {
-    return tied_source::run(c, source.dtype, source, bias, result, context.workspace, context.stream);
-  }
-  char* rest = static_cast<char*>(context.workspace) + copy_size(c, source);
-  tied_result::run(c, source.dtype, packed(problem, c, source, context), bias, result, rest, context.stream);
-}
-
 // The shape of a convolution does not depend on the weight's strides.
 Convolution shape_of(Operator op, const Problem& problem) { return convolution_of(op, problem, Tensor{}, 1); }
+
+// Bytes at the start of the workspace for what fprop or dgrad makes of its source: the planes of slots of a
+// tied one, or a packed copy.
+int64_t prepared_size(const Convolution& whole, const Tensor& source) {
+  if (!whole.shape.transposed) return copy_size(whole, source);
+  return (slots_size(ChannelMap(whole.shape), source_of(whole), source.dtype) + 15) / 16 * 16;
+}
+
+// The convolutions of fprop or dgrad one after the other, from one source.
+void convolve(Operator op, const Problem& problem, const Tensor& source, const Tensor& weight,
+              const Tensor& bias, const Tensor& result, const Context& context) {
+  const Convolution whole = shape_of(op, problem);
+  const SourceView view = whole.shape.transposed
+                              ? make_slots(problem, ChannelMap(whole.shape), source_of(whole), source,
+                                           context.workspace, context.stream)
+                              : packed(problem, whole, source, context);
+  char* rest = static_cast<char*>(context.workspace) + prepared_size(whole, source);
+  for (const Convolution& c : convolutions_of(op, problem, weight, element_size(weight.dtype))) {
+    Tensor part = result;
+    int64_t first = 0;
+    for (int d = 0; d < kAxes; ++d) {
+      first += c.first[d] * result.strides[2 + d];
+      part.strides[2 + d] *= c.step[d];
+    }
+    part.data = static_cast<char*>(result.data) + first * element_size(result.dtype);
+    const auto run = c.shape.transposed ? tied_source::run : tied_result::run;
+    run(c, source.dtype, view, bias, part, rest, context.stream);
+  }
+}
 
 }  // namespace
 
 Kernel kernel_for(Operator op, const Problem& problem, DType dtype, bool allow_tf32) {
-  if (!is_convolution(op, problem)) return Kernel::kPlain;
-  return kernel_for(shape_of(op, problem), dtype, allow_tf32);
+  std::vector<Convolution> convolutions;
+  if (op != Operator::kWgrad) {
+    convolutions = convolutions_of(op, problem, Tensor{}, 1);
+  } else if (is_convolution(op, problem)) {
+    convolutions = {shape_of(op, problem)};
+  }
+  for (const Convolution& c : convolutions) {
+    if (!takes(c, dtype, allow_tf32)) return Kernel::kPlain;
+  }
+  return convolutions.empty() ? Kernel::kPlain : Kernel::kTensorCore;
 }
 
 size_t workspace_size(Operator op, const Problem& problem, const Tensor& first, const Tensor& second,
                       bool allow_tf32) {
   if (kernel_for(op, problem, first.dtype, allow_tf32) == Kernel::kPlain) return 0;
-  const Convolution c = shape_of(op, problem);
+  const Convolution whole = shape_of(op, problem);
   if (op == Operator::kWgrad) {
     const Tensor& source = is_exchanged(op, problem) ? first : second;
-    return static_cast<size_t>(copy_size(c, source) + wgrad_tiles::workspace_size(c, source.dtype));
+    return static_cast<size_t>(copy_size(whole, source) + wgrad_tiles::workspace_size(whole, source.dtype));
   }
-  if (c.shape.transposed) return static_cast<size_t>(tied_source::workspace_size(c, first.dtype));
-  return static_cast<size_t>(copy_size(c, first) + tied_result::workspace_size(c, first.dtype));
+  int64_t weights = 0;  // of one convolution at a time
+  for (const Convolution& c : convolutions_of(op, problem, Tensor{}, 1)) {
+    weights = std::max(weights, c.shape.transposed ? tied_source::workspace_size(c, first.dtype)
+                                                   : tied_result::workspace_size(c, first.dtype));
+  }
+  return static_cast<size_t>(prepared_size(whole, first) + weights);
 }
 
 void fprop(const Problem& problem, const Tensor& input, const Tensor& weight, const Tensor& bias,
@@ -72,8 +106,7 @@ void fprop(const Problem& problem, const Tensor& input, const Tensor& weight, co
   if (kernel_for(Operator::kFprop, problem, input.dtype, context.allow_tf32) == Kernel::kPlain) {
     return plain::fprop(problem, input, weight, bias, output, context.stream);
   }
-  const Convolution c = convolution_of(Operator::kFprop, problem, weight, element_size(weight.dtype));
-  convolve(problem, c, input, bias, output, context);
+  convolve(Operator::kFprop, problem, input, weight, bias, output, context);
 }
 
 void dgrad(const Problem& problem, const Tensor& grad_output, const Tensor& weight, const Tensor& bias,
@@ -81,8 +114,7 @@ void dgrad(const Problem& problem, const Tensor& grad_output, const Tensor& weig
   if (kernel_for(Operator::kDgrad, problem, grad_output.dtype, context.allow_tf32) == Kernel::kPlain) {
     return plain::dgrad(problem, grad_output, weight, bias, grad_input, context.stream);
   }
-  const Convolution c = convolution_of(Operator::kDgrad, problem, weight, element_size(weight.dtype));
-  convolve(problem, c, grad_output, bias, grad_input, context);
+  convolve(Operator::kDgrad, problem, grad_output, weight, bias, grad_input, context);
 }
 
 void wgrad(const Problem& problem, const Tensor& grad_output, const Tensor& input, const Tensor& grad_weight,

@@ -1,4 +1,6 @@
 // Plans and launches of convolutions with a tied result.
+#include <algorithm>
+
 #include "../common/channel_map.h"
 #include "launch.h"
 #include "tied_result.h"
@@ -54,6 +56,58 @@ bool make_plan(const Convolution& c, DType dtype, int axes, int64_t orbits, Plan
          c.shape.groups <= kMaxBlocks[1];
 }
 
+// A block of orbits in strips: the tile that keeps the busiest multiprocessor busy for the shortest time.
+struct StripPlan {
+  StripGeometry strips;
+  int warps, stage_steps, stages;
+  int64_t row_bytes, patch_bytes, stage_bytes, shared_bytes;
+};
+
+int64_t rounds(int64_t blocks) { return divide_up(blocks, multiprocessors()); }
+
+// Cycles of a multiprocessor for one step of channels of a thread block: of its tensor cores, or of its
+// shared memory if that is longer, for `loads` 128 bytes into registers, and the patch and the weights of 32
+// orbits into shared memory.
+int64_t step_cycles(int64_t tensor, int64_t loads, int64_t positions, int64_t taps) {
+  return std::max(tensor, loads + positions * 5 / 16 + 8 * taps);
+}
+
+// Whether strips are better than the boxes of `boxes`, and how.
+bool plan_strips(const Convolution& c, DType dtype, int mask, const SourceView& source, const Plan& boxes,
+                 StripPlan& best) {
+  if (mask != (kH | kV) || !has_strips(c.shape)) return false;
+  const int64_t taps = c.shape.taps(), weights = taps * kStripFilterWarps * kWarpSize * 16;
+  const int64_t filter_tiles = boxes.filter_tiles_per_group * c.shape.groups;
+  const int64_t boxes_cycles = rounds(boxes.tile.tile_count() * filter_tiles) *
+                               step_cycles(64 * taps, 64 * taps, boxes.tile.padded_positions(), taps);
+  int64_t least = boxes_cycles + 1;  // strips load less where both take as long
+  bool found = false;
+  const auto consider = [&](int run, int warps) {
+    StripPlan plan{strip_geometry(c.shape, run, warps / kStripFilterWarps * kWarpStrips), warps,
+                   boxes.stage_steps, 2};
+    const int64_t positions = plan.strips.padded_positions();
+    const auto shared_bytes = [&](int steps) {
+      plan.row_bytes = steps * kStepBytes + 16;
+      plan.patch_bytes = positions * plan.row_bytes;
+      plan.stage_bytes = plan.patch_bytes + steps * weights;
+      return plan.shared_bytes = positions * 4 + plan.stages * plan.stage_bytes;
+    };
+    plan.stage_steps = stage_steps_of(boxes.stage_steps, warps, kGoodShared, kMostShared, shared_bytes);
+    const int64_t blocks = plan.strips.tile_count() * filter_tiles;
+    if (plan.stage_steps == 0 || blocks > kMaxBlocks[0] || !offsets_fit(plan.strips, source)) return;
+    const int64_t loads = (2 * plan.strips.rows() * taps / 3 + 4 * taps) * warps;
+    const int64_t cycles = rounds(blocks) * step_cycles(16 * taps * warps, loads, positions, taps);
+    if (cycles >= least) return;
+    least = cycles;
+    best = plan;
+    found = true;
+  };
+  for (int run = kStripPoints; run >= kStripPoints - 1; --run) {
+    for (int warps = kMostStripWarps; warps >= kMostStripWarps / 2; warps /= 2) consider(run, warps);
+  }
+  return found;
+}
+
 // Offsets within a patch are 32-bit.
 bool offsets_fit(const TileGeometry& tile, const SourceView& source) {
   const int64_t extents[4] = {int64_t{1} << tile.log2[0], tile.columns(0), tile.columns(1), tile.columns(2)};
@@ -61,12 +115,6 @@ bool offsets_fit(const TileGeometry& tile, const SourceView& source) {
   for (int d = 0; d < 4; ++d)
     most += extents[d] * (source.strides[d] < 0 ? -source.strides[d] : source.strides[d]);
   return most + source.channels < INT32_MAX;
-}
-
-// Whether a warp's points are two neighbouring rows of 16 that three taps along v read in neighbouring rows.
-bool shares_rows(int mask, const TileGeometry& tile) {
-  return mask == (kH | kV) && tile.kernel[1] == 3 && tile.stride[1] == 1 && tile.dilation[1] == 1 &&
-         tile.log2[3] == 4 && tile.log2[2] >= 1;
 }
 
 template <typename Visit>
@@ -110,6 +158,9 @@ int64_t workspace_size(const Convolution& c, DType dtype) {
 void run(const Convolution& c, DType dtype, const SourceView& source, const Tensor& bias,
          const Tensor& result, void* workspace, cudaStream_t stream) {
   Word4* memory = static_cast<Word4*>(workspace);
+  const Launches& launches = dtype == DType::kFloat16    ? kFloat16
+                             : dtype == DType::kBFloat16 ? kBFloat16
+                                                         : kTensorFloat32;
   for_each_block(c, [&](const Block& block) {
     const int axes = axis_count(block.mask);
     Plan plan{};
@@ -129,48 +180,60 @@ void run(const Convolution& c, DType dtype, const SourceView& source, const Tens
     fold_shape.threads = kFoldThreads;
     fold_shape.blocks[0] = divide_up(fold.words, kFoldThreads);
 
-    const TapOrbits taps(block.mask, c.shape.kernel);
-    TiedResultArguments q{};
-    q.tile = plan.tile;
-    q.taps = taps.taps();
-    for (int i = 0; i < q.taps; ++i) {
-      const Coefficient t = taps.coefficient(i);
-      q.tap_offset[i] = plan.tile.tap_offset(t.tap, t.parity) * static_cast<int>(plan.row_bytes);
-    }
-    for (int d = 0; d < block.size(); ++d) q.tap_orbits[d] = taps.orbits(subset(block.mask, d));
-    q.row_pitch = plan.tile.columns(2) * static_cast<int>(plan.row_bytes);
-    const bool shared_rows = shares_rows(block.mask, plan.tile);
-    q.source = source;
-    q.weights = memory;
-    q.group_weights = plan.group_words;
-    q.tile_weights = plan.tile_words;
-    q.filter_tiles_per_group = static_cast<int>(plan.filter_tiles_per_group);
-    q.steps = plan.steps;
-    q.stage_steps = plan.stage_steps;
-    q.stages = plan.stages;
-    q.stage_bytes = static_cast<int>(plan.stage_bytes);
-    q.patch_bytes = static_cast<int>(plan.patch_bytes);
-    q.row_bytes = static_cast<int>(plan.row_bytes);
-    q.result.data = result.data;
-    for (int d = 0; d < 5; ++d) q.result.strides[d] = result.strides[d];
-    q.bias = {bias.data, bias.strides[0]};
-    q.filters = static_cast<int>(block.orbits);
-    q.channels_per_group = c.result_channels();
+    TiedResultOperands operands{};
+    operands.source = source;
+    operands.weights = memory;
+    operands.group_weights = plan.group_words;
+    operands.tile_weights = plan.tile_words;
+    operands.filter_tiles_per_group = static_cast<int>(plan.filter_tiles_per_group);
+    operands.steps = plan.steps;
+    operands.result.data = result.data;
+    for (int d = 0; d < 5; ++d) operands.result.strides[d] = result.strides[d];
+    operands.bias = {bias.data, bias.strides[0]};
+    operands.filters = static_cast<int>(block.orbits);
+    operands.channels_per_group = c.result_channels();
     for (int copy = 0; copy < block.size(); ++copy) {
-      q.first_channel[subset_index(block.mask, reflection(block.mask, copy))] = block.channel(0, copy);
+      operands.first_channel[subset_index(block.mask, reflection(block.mask, copy))] = block.channel(0, copy);
     }
+    const auto stage_as = [&](const auto& planned) {
+      operands.stage_steps = planned.stage_steps;
+      operands.stages = planned.stages;
+      operands.stage_bytes = static_cast<int>(planned.stage_bytes);
+      operands.patch_bytes = static_cast<int>(planned.patch_bytes);
+      operands.row_bytes = static_cast<int>(planned.row_bytes);
+    };
     LaunchShape shape;
-    shape.threads = kTileThreads;
-    shape.blocks[0] = plan.tile.tile_count() * plan.filter_tiles_per_group;
     shape.blocks[1] = c.shape.groups;
-    shape.shared_bytes = plan.shared_bytes;
+    const char* name = c.op == Operator::kFprop ? "fprop" : "dgrad";
+    launches.fold(name, c.shape, fold_shape, fold, memory, stream);
 
-    if (dtype == DType::kFloat16) {
-      launch_float16(c, fold_shape, fold, memory, axes, shared_rows, shape, q, stream);
-    } else if (dtype == DType::kBFloat16) {
-      launch_bfloat16(c, fold_shape, fold, memory, axes, shared_rows, shape, q, stream);
+    StripPlan strips{};
+    if (plan_strips(c, dtype, block.mask, source, plan, strips)) {
+      stage_as(strips);
+      TiedResultStripsArguments q{operands};
+      q.strips = strips.strips;
+      q.middle = static_cast<int>(c.shape.kernel[2] % 2);
+      q.pairs = static_cast<int>(c.shape.kernel[2] / 2);
+      q.tap_step = static_cast<int>(c.shape.dilation[2] * strips.row_bytes);
+      shape.threads = strips.warps * kWarpSize;
+      shape.blocks[0] = q.strips.tile_count() * plan.filter_tiles_per_group;
+      shape.shared_bytes = strips.shared_bytes;
+      launches.strips[q.strips.run - (kStripPoints - 1)](name, c.shape, shape, q, stream);
     } else {
-      launch_tf32(c, fold_shape, fold, memory, axes, shared_rows, shape, q, stream);
+      stage_as(plan);
+      const TapOrbits taps(block.mask, c.shape.kernel);
+      TiedResultArguments q{operands};
+      q.tile = plan.tile;
+      q.taps = taps.taps();
+      for (int i = 0; i < q.taps; ++i) {
+        const Coefficient t = taps.coefficient(i);
+        q.tap_offset[i] = plan.tile.tap_offset(t.tap, t.parity) * static_cast<int>(plan.row_bytes);
+      }
+      for (int d = 0; d < block.size(); ++d) q.tap_orbits[d] = taps.orbits(subset(block.mask, d));
+      shape.threads = kTileThreads;
+      shape.blocks[0] = plan.tile.tile_count() * plan.filter_tiles_per_group;
+      shape.shared_bytes = plan.shared_bytes;
+      launches.boxes[axes](name, c.shape, shape, q, stream);
     }
     memory += fold.words;
   });

@@ -3,10 +3,6 @@
 
 namespace symconv::cuda::tied_result {
 
-void launch_float16(const Convolution& c, const LaunchShape& fold_shape, const FoldedWeightsShape& fold,
-                    Word4* folded, int axes, bool shared_rows, const LaunchShape& shape,
-                    const TiedResultArguments& arguments, cudaStream_t stream) {
-  launch_block<Float16>(c, fold_shape, fold, folded, axes, shared_rows, shape, arguments, stream);
-}
+const Launches kFloat16 = launches<Float16>();
 
 }  // namespace symconv::cuda::tied_result

@@ -26,11 +26,8 @@ constexpr int kMostTaps = 128;  // whose offsets stand in the arguments, which c
 // more than 8, so that a stage of weights stays small.
 SYMCONV_HD constexpr int filter_tiles(int axes) { return axes == 0 ? 8 : 16 >> axes; }
 
-struct TiedResultArguments {
-  TileGeometry tile;
-  int taps;
-  int tap_offset[kMostTaps];  // bytes of the patch, in the order of TapOrbits
-  int tap_orbits[kMaxOrbit];  // by the rank among the mask's subsets of the axes that they are paired along
+// What the kernel of boxes of points and that of strips (tied_result_strips_kernel.cuh) have in common.
+struct TiedResultOperands {
   SourceView source;
   const Word4* weights;
   int64_t group_weights, tile_weights;  // words of a group and of a filter tile
@@ -38,13 +35,32 @@ struct TiedResultArguments {
   int steps, stage_steps,
       stages;  // steps of channels in all (whole stages) and in a stage; stages in flight, 1 or 2
   int stage_bytes, patch_bytes, row_bytes;
-  int row_pitch;  // bytes from one row of the patch to the next along v
   ResultView result;
   BiasView bias;
   int filters;                       // of the block, in a group
   int64_t channels_per_group;        // of the result
   int64_t first_channel[kMaxOrbit];  // channel of the first orbit's mirror image, by the rank of its
                                      // reflection among the mask's subsets
+
+  // Turns the slots of two neighbouring filters into their channels, adds the bias and stores.
+  template <typename Storage, int Slots>
+  __device__ __forceinline__ void store(int64_t group, int filter, int64_t point, float (&left)[Slots],
+                                        float (&right)[Slots]) const {
+    hadamard<Slots>(left);
+    hadamard<Slots>(right);
+#pragma unroll
+    for (int s = 0; s < Slots; ++s) {
+      const int64_t channel = group * channels_per_group + first_channel[s] + filter;
+      store_pair<Storage>(result, bias, point, channel, left[s], right[s], filter + 1 < filters);
+    }
+  }
+};
+
+struct TiedResultArguments : TiedResultOperands {
+  TileGeometry tile;
+  int taps;
+  int tap_offset[kMostTaps];  // bytes of the patch, in the order of TapOrbits
+  int tap_orbits[kMaxOrbit];  // by the rank among the mask's subsets of the axes that they are paired along
 };
 
 template <typename T, int Axes>
@@ -108,110 +124,6 @@ struct TiedResult {
     }
   }
 
-  // Multiplies one coefficient of 32 points into its slot; `operand(m)` gives the four words of 16 points.
-  template <int Slot, typename Operand>
-  static __device__ __forceinline__ void multiply_coefficient(Accumulators& accumulators,
-                                                              SharedAddress weights, Operand&& operand) {
-    uint32_t a[kPointTiles][4];
-#pragma unroll
-    for (int m = 0; m < kPointTiles; ++m) {
-#pragma unroll
-      for (int r = 0; r < 4; ++r) a[m][r] = operand(m, r);
-    }
-#pragma unroll
-    for (int pair = 0; pair < kFilterTiles / 2; ++pair) {
-      const Word4 b = load_shared<Word4>(weights + pair * 16 * kWarpSize);
-      const uint32_t low[2] = {b.word[0], b.word[1]}, high[2] = {b.word[2], b.word[3]};
-#pragma unroll
-      for (int m = 0; m < kPointTiles; ++m) {
-        mma<T>(accumulators[Slot][m][2 * pair], a[m], low);
-        mma<T>(accumulators[Slot][m][2 * pair + 1], a[m], high);
-      }
-    }
-  }
-
-  // One step of channels of a fold over h and v with three taps along v, for 2 x 16 points in neighbouring
-  // rows: rows v to v + 3 are loaded once and serve both rows of points, which saves a third of the loads.
-  // The same numbers as multiply() gives.
-  static __device__ __forceinline__ void multiply_rows(const TiedResultArguments& q,
-                                                       Accumulators& accumulators, SharedAddress patch,
-                                                       SharedAddress& weights) {
-    constexpr int kWordsOfTap = kFilterTiles / 2 * 16 * kWarpSize;
-    using Value = typename Element::Value;
-    // Tap orbits in a middle column and in pairs of columns (those of every plane of taps), and the
-    // coefficients before those paired along h, v, and both.
-    const int middle = q.tap_orbits[0], pairs = q.tap_orbits[1];
-    const int paired_h = middle, paired_v = paired_h + 2 * pairs, paired_hv = paired_v + 2 * middle;
-    for (int o = 0; o < middle; ++o) {
-      Value rows[4][4];
-      load_rows<0>(rows, patch + static_cast<uint32_t>(q.tap_offset[paired_v + 2 * o]), q.row_pitch);
-      multiply_coefficient<0>(accumulators, weights + o * kWordsOfTap,
-                              [&](int m, int r) { return rows[1 + m][r].operand(); });
-      fold_rows(rows);
-      const SharedAddress of_v = weights + (paired_v + 2 * o) * kWordsOfTap;
-      multiply_coefficient<0>(accumulators, of_v, [&](int m, int r) { return rows[m][r].operand(); });
-      multiply_coefficient<2>(accumulators, of_v + kWordsOfTap,
-                              [&](int m, int r) { return rows[2 + m][r].operand(); });
-    }
-    for (int o = 0; o < pairs; ++o) {
-      Value even[4][4], odd[4][4];
-      load_rows<1>(even, patch + static_cast<uint32_t>(q.tap_offset[paired_hv + 4 * o]), q.row_pitch);
-      load_rows<1>(odd, patch + static_cast<uint32_t>(q.tap_offset[paired_hv + 4 * o + 1]), q.row_pitch);
-#pragma unroll
-      for (int row = 0; row < 4; ++row) {
-#pragma unroll
-        for (int r = 0; r < 4; ++r) {
-          Value pair[2] = {even[row][r], odd[row][r]};
-          hadamard<2>(pair);
-          even[row][r] = pair[0];
-          odd[row][r] = pair[1];
-        }
-      }
-      const SharedAddress of_h = weights + (paired_h + 2 * o) * kWordsOfTap;
-      multiply_coefficient<0>(accumulators, of_h, [&](int m, int r) { return even[1 + m][r].operand(); });
-      multiply_coefficient<1>(accumulators, of_h + kWordsOfTap,
-                              [&](int m, int r) { return odd[1 + m][r].operand(); });
-      fold_rows(even);
-      fold_rows(odd);
-      const SharedAddress of_hv = weights + (paired_hv + 4 * o) * kWordsOfTap;
-      multiply_coefficient<0>(accumulators, of_hv, [&](int m, int r) { return even[m][r].operand(); });
-      multiply_coefficient<1>(accumulators, of_hv + kWordsOfTap,
-                              [&](int m, int r) { return odd[m][r].operand(); });
-      multiply_coefficient<2>(accumulators, of_hv + 2 * kWordsOfTap,
-                              [&](int m, int r) { return even[2 + m][r].operand(); });
-      multiply_coefficient<3>(accumulators, of_hv + 3 * kWordsOfTap,
-                              [&](int m, int r) { return odd[2 + m][r].operand(); });
-    }
-    weights += q.taps * kWordsOfTap;
-  }
-
-  // Four rows of a column of taps.
-  template <int Axes_>
-  static __device__ __forceinline__ void load_rows(typename Element::Value (&rows)[4][4],
-                                                   SharedAddress column, int pitch) {
-#pragma unroll
-    for (int row = 0; row < 4; ++row) {
-      uint32_t raw[4];
-      load_matrices<4>(raw, column + static_cast<uint32_t>(row * pitch));
-#pragma unroll
-      for (int r = 0; r < 4; ++r) rows[row][r] = Element::template value<Axes_>(raw[r]);
-    }
-  }
-
-  // Rows 0 and 2, and 1 and 3, become their sums (rows 0 and 1) and differences (rows 2 and 3).
-  static __device__ __forceinline__ void fold_rows(typename Element::Value (&rows)[4][4]) {
-#pragma unroll
-    for (int m = 0; m < 2; ++m) {
-#pragma unroll
-      for (int r = 0; r < 4; ++r) {
-        typename Element::Value pair[2] = {rows[m][r].halved(), rows[2 + m][r].halved()};
-        hadamard<2>(pair);
-        rows[m][r] = pair[0];
-        rows[2 + m][r] = pair[1];
-      }
-    }
-  }
-
   template <int D>
   static __device__ __forceinline__ void multiply_from(const TiedResultArguments& q,
                                                        Accumulators& accumulators,
@@ -224,8 +136,7 @@ struct TiedResult {
   }
 };
 
-// `SharedRows`: by multiply_rows(), for two axes.
-template <typename T, int Axes, bool SharedRows>
+template <typename T, int Axes>
 __global__ void __launch_bounds__(kTileThreads, 2) tied_result_kernel(const TiedResultArguments q) {
   using Kernel = TiedResult<T, Axes>;
   using Storage = typename Kernel::Storage;
@@ -288,12 +199,8 @@ __global__ void __launch_bounds__(kTileThreads, 2) tied_result_kernel(const Tied
       SharedAddress points[Kernel::kPointTiles];
       for (int m = 0; m < Kernel::kPointTiles; ++m)
         points[m] = patch + rows[m] + static_cast<uint32_t>(step * kStepBytes);
-      if constexpr (SharedRows) {
-        Kernel::multiply_rows(q, accumulators, points[0], stage_weights);
-      } else {
-        int tap = 0;
-        Kernel::template multiply_from<0>(q, accumulators, points, tap, stage_weights);
-      }
+      int tap = 0;
+      Kernel::template multiply_from<0>(q, accumulators, points, tap, stage_weights);
     }
     block_barrier();  // before the stage is overwritten
   }
@@ -318,15 +225,7 @@ __global__ void __launch_bounds__(kTileThreads, 2) tied_result_kernel(const Tied
           left[s] = accumulators[s][m][t][2 * half];
           right[s] = accumulators[s][m][t][2 * half + 1];
         }
-        hadamard<Kernel::kSlots>(left);
-        hadamard<Kernel::kSlots>(right);
-#pragma unroll
-        for (int s = 0; s < Kernel::kSlots; ++s) {
-          const int64_t channel = group * q.channels_per_group + q.first_channel[s] + filter;
-          if (inside && filter < q.filters) {
-            store_pair<Storage>(q.result, q.bias, point, channel, left[s], right[s], filter + 1 < q.filters);
-          }
-        }
+        if (inside && filter < q.filters) q.store<Storage>(group, filter, point, left, right);
       }
     }
   }

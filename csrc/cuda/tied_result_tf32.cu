@@ -3,10 +3,6 @@
 
 namespace symconv::cuda::tied_result {
 
-void launch_tf32(const Convolution& c, const LaunchShape& fold_shape, const FoldedWeightsShape& fold,
-                 Word4* folded, int axes, bool shared_rows, const LaunchShape& shape,
-                 const TiedResultArguments& arguments, cudaStream_t stream) {
-  launch_block<TensorFloat32>(c, fold_shape, fold, folded, axes, shared_rows, shape, arguments, stream);
-}
+const Launches kTensorFloat32 = launches<TensorFloat32>();
 
 }  // namespace symconv::cuda::tied_result

@@ -13,13 +13,6 @@ namespace {
 constexpr int64_t kGoodShared = 49 * 1024, kMostShared = 99 * 1024;  // as in tied_result.cu
 constexpr int64_t kPairs = kTiedSourceChannelTiles / 2;
 
-SourceShape source_of(const Convolution& c) {
-  return {c.shape.batch,
-          c.shape.b_channels,
-          c.shape.groups,
-          {c.shape.input[0], c.shape.input[1], c.shape.input[2]}};
-}
-
 // Everything but the pointers and strides of the tensors.
 struct Plan {
   TiedSourceArguments arguments{};
@@ -99,6 +92,110 @@ bool make_plan(const Convolution& c, DType dtype, Plan& plan) {
   return q.tile.tile_count() * q.tiles_per_group <= kMaxBlocks[0] && c.shape.groups <= kMaxBlocks[1];
 }
 
+// Writes the columns of a parity, the taps along h that are folded together; returns how many there are.
+int write_columns(const Problem& shape, const SourceParity& p, int row_bytes, FoldedColumn* columns) {
+  const int taps = static_cast<int>(shape.kernel[2]);
+  const int step = static_cast<int>(shape.dilation[2]) * row_bytes;
+  const bool folded = p.mask & kH, odd = p.parity & kH;
+  const int single = !folded ? taps : odd ? 0 : taps % 2, pairs = folded ? taps / 2 : 0;
+  for (int i = 0; i < single; ++i) columns[i] = {1, {(folded ? taps / 2 : i) * step}, {1}, i, single};
+  for (int i = 0; i < pairs; ++i) {
+    columns[single + i] = {
+        2, {i * step, (taps - 1 - i) * step}, {1, sign(p.parity, kH)}, kStripTaps * single + i, pairs};
+  }
+  // The order of TapOrbits: what is paired along v comes after all that is not.
+  for (int i = 0; p.mask & kV && i < single + pairs; ++i) {
+    columns[i].weights = i;
+    columns[i].next = single + pairs;
+  }
+  return single + pairs;
+}
+
+int64_t rounds(int64_t blocks) { return divide_up(blocks, multiprocessors()); }
+
+// Cycles of a multiprocessor for a step of channels of a thread block: of its tensor cores, or of its shared
+// memory if that is longer. Each of so many warps loads its points' taps and 64 channels' weights; in front
+// of that the patch of every parity, and the weights, are copied.
+int64_t step_cycles(const TiedSourceOperands& q, int64_t coefficients, int64_t warps, int64_t tap_loads,
+                    int64_t positions, int64_t channel_tiles) {
+  const int64_t copies = q.parities * positions * 5 / 16 + 16 * coefficients * channel_tiles;
+  return std::max(64 * coefficients * warps, (4 * tap_loads + 16 * coefficients) * warps + copies);
+}
+
+struct StripPlan {
+  TiedSourceStripsArguments arguments;
+  int warps;
+  int64_t shared_bytes;
+};
+
+// The plan for so many warps, and so many of them along the channels, of the stages that boxes have planned.
+bool plan_strips(const Convolution& c, const TiedSourceOperands& boxes, int run, int warps, int channel_warps,
+                 StripPlan& plan) {
+  TiedSourceStripsArguments& q = plan.arguments;
+  q = {boxes};
+  q.strips = strip_geometry(c.shape, run, warps / channel_warps * kWarpStrips);
+  q.channel_warps = channel_warps;
+  q.stages = 2;
+  plan.warps = warps;
+  int most_coefficients = 0;
+  for (int p = 0; p < q.parities; ++p)
+    most_coefficients = std::max(most_coefficients, q.parity[p].coefficients);
+  const int positions = q.strips.padded_positions();
+  const auto shared_bytes = [&](int steps) {
+    q.row_bytes = steps * static_cast<int>(kStepBytes) + 16;
+    q.patch_bytes = positions * q.row_bytes;
+    q.weight_bytes = steps * most_coefficients * static_cast<int>(kPairs) * kWarpSize * 16;
+    q.stage_bytes = q.patch_bytes + channel_warps * q.weight_bytes;
+    return plan.shared_bytes = positions * 4 + static_cast<int64_t>(q.stages) * q.stage_bytes;
+  };
+  q.stage_steps = stage_steps_of(boxes.stage_steps, warps, kGoodShared, kMostShared, shared_bytes);
+  if (q.stage_steps == 0) return false;
+  q.stage_count = boxes.stage_count * (boxes.stage_steps / q.stage_steps);
+  for (int p = 0; p < q.parities; ++p) {
+    const SourceParity& parity = q.parity[p];
+    q.along_v[p] = !(parity.mask & kV) ? AlongV::kPlain : parity.parity & kV ? AlongV::kOdd : AlongV::kEven;
+    if (q.first_column[p] + c.shape.kernel[2] > kMostStripColumns) return false;
+    q.first_column[p + 1] =
+        q.first_column[p] + write_columns(c.shape, parity, q.row_bytes, q.columns + q.first_column[p]);
+  }
+  return true;
+}
+
+// Whether strips are better than the boxes that are planned, and how: the tile that keeps the busiest
+// multiprocessor busy for the shortest time.
+bool plan_strips(const Convolution& c, const TiedSourceArguments& boxes, StripPlan& best) {
+  if (!has_strips(c.shape)) return false;
+  bool found = false;
+  const int64_t boxes_cycles =
+      rounds(boxes.tile.tile_count() * boxes.tiles_per_group * c.shape.groups) *
+      step_cycles(boxes, boxes.coefficients, 4, 4 * boxes.terms, boxes.tile.padded_positions(), 1);
+  int64_t least = boxes_cycles + 1;  // strips load less where both take as long
+  const auto consider = [&](int run, int warps, int channel_warps) {
+    StripPlan plan;
+    if (!plan_strips(c, boxes, run, warps, channel_warps, plan)) return;
+    const TiedSourceStripsArguments& q = plan.arguments;
+    int taps = 0;
+    for (int j = 0; j < q.first_column[q.parities]; ++j) taps += q.columns[j].taps;
+    const int64_t blocks = q.strips.tile_count() * divide_up(q.tiles_per_group, channel_warps);
+    if (blocks > kMaxBlocks[0] || !offsets_fit(q.strips, boxes.source)) return;
+    const int64_t cycles = rounds(blocks * c.shape.groups) *
+                           step_cycles(q, boxes.coefficients, warps, q.strips.rows() / 2 * taps,
+                                       q.strips.padded_positions(), channel_warps);
+    if (cycles >= least) return;
+    least = cycles;
+    best = plan;
+    found = true;
+  };
+  for (int run = kStripPoints; run >= kStripPoints - 1; --run) {
+    for (int warps = kMostStripWarps; warps >= kMostStripWarps / 2; warps /= 2) {
+      for (int channel_warps = 2; channel_warps > 0; --channel_warps) {
+        if (channel_warps <= boxes.tiles_per_group) consider(run, warps, channel_warps);
+      }
+    }
+  }
+  return found;
+}
+
 }  // namespace
 
 bool takes(const Convolution& c, DType dtype, bool allow_tf32) {
@@ -123,10 +220,10 @@ bool takes(const Convolution& c, DType dtype, bool allow_tf32) {
 int64_t workspace_size(const Convolution& c, DType dtype) {
   Plan plan;
   make_plan(c, dtype, plan);
-  return plan.weight_words * 16 + slots_size(ChannelMap(c.shape), source_of(c), dtype);
+  return plan.weight_words * 16;
 }
 
-void run(const Convolution& c, DType dtype, const Tensor& source, const Tensor& bias, const Tensor& result,
+void run(const Convolution& c, DType dtype, const SourceView& slots, const Tensor& bias, const Tensor& result,
          void* workspace, cudaStream_t stream) {
   Plan plan;
   make_plan(c, dtype, plan);
@@ -145,17 +242,26 @@ void run(const Convolution& c, DType dtype, const Tensor& source, const Tensor& 
     launches.fold(name, c.shape, shape, plan.folds[b], weights, stream);
     weights += plan.folds[b].words;
   }
-  q.source = make_slots(c.shape, ChannelMap(c.shape), source_of(c), source, weights, stream);
+  q.source = slots;
   q.result.data = result.data;
   for (int d = 0; d < 5; ++d) q.result.strides[d] = result.strides[d];
   q.bias = {bias.data, bias.strides[0]};
   q.channels_per_group = static_cast<int>(c.result_channels());
   LaunchShape shape;
-  shape.threads = kTileThreads;
-  shape.blocks[0] = q.tile.tile_count() * q.tiles_per_group;
   shape.blocks[1] = c.shape.groups;
-  shape.shared_bytes = plan.shared_bytes;
-  launches.convolve(name, c.shape, shape, q, stream);
+  StripPlan strips;
+  if (plan_strips(c, q, strips)) {
+    const TiedSourceStripsArguments& in_strips = strips.arguments;
+    shape.threads = strips.warps * kWarpSize;
+    shape.blocks[0] = in_strips.strips.tile_count() * divide_up(q.tiles_per_group, in_strips.channel_warps);
+    shape.shared_bytes = strips.shared_bytes;
+    launches.strips[in_strips.strips.run - (kStripPoints - 1)](name, c.shape, shape, in_strips, stream);
+  } else {
+    shape.threads = kTileThreads;
+    shape.blocks[0] = q.tile.tile_count() * q.tiles_per_group;
+    shape.shared_bytes = plan.shared_bytes;
+    launches.boxes(name, c.shape, shape, q, stream);
+  }
 }
 
 }  // namespace symconv::cuda::tied_source

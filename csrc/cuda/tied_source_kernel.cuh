@@ -30,12 +30,11 @@ struct SourceParity {
   int64_t weights, tile_weights;  // words before the part of the first filter tile; of one filter tile
 };
 
-struct TiedSourceArguments {
-  TileGeometry tile;
+// What the kernel of boxes of points and that of strips (tied_source_strips_kernel.cuh) have in common.
+struct TiedSourceOperands {
   SourceView source;
   const Word4* weights;
-  int tiles_per_group;
-  int coefficients, terms;  // of all parities
+  int tiles_per_group;  // of channels of the result
   int stage_steps, stages, stage_count;
   int stage_bytes, patch_bytes, row_bytes;
   ResultView result;
@@ -45,11 +44,16 @@ struct TiedSourceArguments {
   SourceParity parity[kMostParities];
 };
 
+struct TiedSourceArguments : TiedSourceOperands {
+  TileGeometry tile;
+  int coefficients, terms;  // of all parities
+};
+
 // A place in the sequence of stages.
 struct StageCursor {
   int parity = 0, step = 0;
 
-  __device__ __forceinline__ void advance(const TiedSourceArguments& q) {
+  __device__ __forceinline__ void advance(const TiedSourceOperands& q) {
     step += q.stage_steps;
     if (step >= q.parity[parity].steps) {
       step = 0;

@@ -70,15 +70,15 @@ __device__ __forceinline__ void fill_position_table(const TileGeometry& g, const
 
 // Starts the copies of `vectors` runs of 16 bytes of channels, from channel `first` of the `channels` that
 // there are, for every position of the patch; zeros for what does not exist.
-template <typename Storage>
-__device__ __forceinline__ void fetch_patch(const TileGeometry& g, SharedAddress table, const Storage* source,
+template <typename Storage, typename Geometry>
+__device__ __forceinline__ void fetch_patch(const Geometry& g, SharedAddress table, const Storage* source,
                                             int first, int channels, int vectors, SharedAddress patch,
                                             int row_bytes) {
   constexpr int kVector = 16 / sizeof(Storage);
   // Eight neighbouring lanes copy the same channels of eight positions: all banks, and whole sectors by the
   // warp.
   const int copies = g.padded_positions() * vectors;
-  for (int i = static_cast<int>(threadIdx.x); i < copies; i += kTileThreads) {
+  for (int i = static_cast<int>(threadIdx.x); i < copies; i += static_cast<int>(blockDim.x)) {
     const int vector = i / 8 % vectors, position = i / 8 / vectors * 8 + i % 8;
     const int32_t offset = load_shared<int32_t>(table + 4 * position);
     const int channel = first + vector * kVector;
@@ -90,7 +90,7 @@ __device__ __forceinline__ void fetch_patch(const TileGeometry& g, SharedAddress
 
 // Starts the copies of `count` words side by side.
 __device__ __forceinline__ void fetch_words(const Word4* from, int count, SharedAddress to) {
-  for (int i = static_cast<int>(threadIdx.x); i < count; i += kTileThreads) {
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += static_cast<int>(blockDim.x)) {
     copy_async<16>(to + static_cast<uint32_t>(i * 16), from + i, true);
   }
 }
