@@ -85,8 +85,8 @@ class Build(NamedTuple):
         extra = [*shlex.split(os.environ.get("CXXFLAGS", "")), "-c"]
         hidden = ["-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden"]
         base = [*self.compiler, "-O3", "-DNDEBUG", *hidden, "-Wall", "-Wextra"]
-        # a * b + c may become one fused operation, whichever the compiler. And a loop that writes a zero or two
-        # of padding is not worth a call of memset.
+        # a * b + c may become one fused operation, whichever the compiler. And a loop that writes a zero or
+        # two of padding is not worth a call of memset.
         kernels = [*base, "-std=c++17", "-ffp-contract=fast", "-fno-tree-loop-distribute-patterns"]
         # Vectors are written by hand. What the compiler would make of neighbouring scalars loads 16 or 32
         # bytes that were stored 8 at a time, and waits for every store before them; in the loops around the
