@@ -8,7 +8,7 @@ namespace symconv::cpu {
 namespace {
 
 constexpr int64_t kStagedPlanes = 64;  // of a chunk, where a piece does not need more
-constexpr int64_t kPiecePlanes = 256;   // of a piece, at most
+constexpr int64_t kPiecePlanes = 256;  // of a piece, at most
 // Columns of a piece, at least: with fewer, what is set up for each of its tap sets weighs most.
 constexpr int64_t kPieceColumns = 8;
 
