@@ -3,17 +3,15 @@
 // The output points of a convolution, of all images, are cut into tiles, and a tile's points are numbered and
 // computed a panel at a time. For each chunk of columns:
 //   stage  copies the source points that the tile needs to planes of this thread, one per channel, widened,
-//   and
-//          takes the copies of tied columns to slots;
+//          and takes the copies of tied columns to slots;
 //   fold   turns the planes into the folded patches of a panel, [coefficient][column][point].
 // There are two ways to do so:
 //   by rows  A tile is a run of rows of points, or of pieces of them that start at the same point. Staged
-//   rows
-//            have the padding as zeros, and the points that a strided tap reads lie next to each other.
-//   flat     Where the output is as large as the source, at stride 1: a tile is a run of points, wherever
-//   rows
-//            and images end. A tap of neighbouring points lies at neighbouring places; what falls into the
-//            padding is masked out. A planar source of the type that is computed in need not be staged.
+//            rows have the padding as zeros, and points that a strided tap reads lie next to each other.
+//   flat     Where the output is as large as the source, at stride 1, a tile is a run of points, wherever
+//            rows and images end. A tap of neighbouring points lies at neighbouring places; what falls into
+//            the padding is masked out. A planar source of the type that is computed in is folded where it
+//            lies, without staging.
 // Staging costs each thread a number of elements that does not grow with the image: see tiling.h.
 #pragma once
 

@@ -23,8 +23,7 @@ void Patch::plan_flat(TapOffsets (&offsets)[kAxes]) {
   for (int64_t t = 0; t < c_.kernel[0]; ++t) offsets[0][t] = before_ + t * section_;
   for (int64_t t = 0; t < c_.kernel[1]; ++t) offsets[1][t] = reach_[1][t] * width;
   offsets[2] = reach_[2];
-  // Masked lanes are read where a table's reads are not masked; a first one may lie before the plane's first
-  // point only by what is before_ it.
+  // Where a table's reads are not masked, whole vectors are read past the last point.
   plane_ = c_.kernel[0] * section_ + 2 * lanes_;
 }
 
