@@ -50,8 +50,10 @@ def code_steps() -> list[dict[str, str]]:
 
 def issued(operator: str, symmetry: str, taps: str, dtype: str, architecture: str, kernel: str) -> float:
     """Instructions that the loops of a kernel's main loop issue for every HMMA, itself included."""
-    if "true>" in kernel:
+    if operator == "fprop" and "true>" in kernel:
         taps += ", rows shared"
+    if operator == "wgrad" and "false>" in kernel:
+        taps += ", strided"
     for row in code_steps():
         of = (row["operator"], row["filters"], row["kernel"], row["dtype"])
         if of == (operator, symmetry, taps, CODE_NAMES[dtype]) and architecture in row["for"].split(", "):
