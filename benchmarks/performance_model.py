@@ -296,33 +296,16 @@ WHY = {
     classes: 25 taps are loaded for 9 coefficients, where fprop loads 12 for two rows of points. The
     copies come on top.""",
     (
-        WAVEFRONTS,
-        "wgrad",
-    ): """Both operands come through ldmatrix, and a warp multiplies only 32 orbits by 32 channels. Each tap
-    orbit is a thread block of its own, with copies of its own of patch and slots, which are a third
-    of all.""",
-    (
         FPROP,
         "A100, 512",
     ): """A map of 7x7 fills 49 of the 64 points of a tile of 8x8, and 128 thread blocks on 108
     multiprocessors leave most of them idle while the last 20 run.""",
     (
         STEP,
-        "A100, 128",
-    ): """wgrad, which is slower than cuDNN here. 128 filters are 32 orbits, half of the 64 that its tiles
-    take; its four launches follow one another, each with 132 thread blocks for 108 multiprocessors,
-    so that the busiest gets two; and all of them read the input and the planes of slots again.""",
-    (
-        STEP,
-        "A100, 256",
-    ): """wgrad: its four launches follow one another, each of little more than one thread block
-    for a multiprocessor; wavefronts limit each of them; and the planes of slots are made once for dgrad and
-    once more for wgrad.""",
-    (
-        STEP,
         "A100, 512",
-    ): """What holds for 7x7 maps in fprop, and for wgrad at 256 channels; its reduction moves about
-    half as many bytes as its four products together.""",
+    ): """What holds for 7x7 maps in fprop, and in dgrad too. In wgrad, two columns of taps are loaded
+    anew for every seven points of a line, and the sums of 96 thread blocks are written and read again,
+    which are more bytes than the layer's tensors have.""",
 }
 
 

@@ -187,7 +187,7 @@ MUTANTS = [
     Mutant(
         "wgrad-first-columns",
         "wgrad",
-        "cuda/wgrad_kernel.cuh",
+        "cuda/wgrad_fetch.cuh",
         "kAhead = Rolling ? 2 : 0",
         "kAhead = Rolling ? 1 : 0",
         WGRAD,
@@ -195,7 +195,7 @@ MUTANTS = [
     Mutant(
         "wgrad-row-bound",
         "wgrad",
-        "cuda/wgrad_kernel.cuh",
+        "cuda/wgrad_fetch.cuh",
         "at < rows.input",
         "at <= rows.input",
         WGRAD,
@@ -203,7 +203,7 @@ MUTANTS = [
     Mutant(
         "wgrad-column-bound",
         "wgrad",
-        "cuda/wgrad_kernel.cuh",
+        "cuda/wgrad_fetch.cuh",
         "x < columns.input",
         "x <= columns.input",
         WGRAD,
@@ -211,7 +211,7 @@ MUTANTS = [
     Mutant(
         "wgrad-line-end",
         "wgrad",
-        "cuda/wgrad_kernel.cuh",
+        "cuda/wgrad_fetch.cuh",
         "first_column + at < q.axis[0].output",
         "first_column + at <= q.axis[0].output",
         WGRAD,
@@ -219,7 +219,7 @@ MUTANTS = [
     Mutant(
         "wgrad-split",
         "wgrad",
-        "cuda/wgrad_kernel.cuh",
+        "cuda/wgrad_fetch.cuh",
         "first = split * q.split_steps,",
         "first = split * (q.split_steps + 1),",
         WGRAD,
@@ -235,7 +235,7 @@ MUTANTS = [
     Mutant(
         "wgrad-reduction",
         "wgrad",
-        "cuda/wgrad_kernel.cuh",
+        "cuda/wgrad_reduce_kernel.cuh",
         "  hadamard<kMaxOrbit>(values);\n",
         "",
         WGRAD,
@@ -243,7 +243,7 @@ MUTANTS = [
     Mutant(
         "wgrad-reduction-splits",
         "wgrad",
-        "cuda/wgrad_kernel.cuh",
+        "cuda/wgrad_reduce_kernel.cuh",
         "split < s.splits; ++split",
         "split + 1 < s.splits; ++split",
         WGRAD,
@@ -307,7 +307,7 @@ options = {"padding": 1, "batch": 1, "layout": "channels_last"}
 p = {
     "fprop": problem("mutant", 35, 72, (9, 17), 3, {"hv": 24, "h": 6}, **options),
     "dgrad": problem("mutant", 168, 8, (9, 17), 3, {"hv": 160, "h": 6}, **options),
-    "wgrad": problem("mutant", 6, 8, (24, 40), 3, {"hv": 4, "h": 2}, **options),
+    "wgrad": problem("mutant", 6, 8, (24, 41), 3, {"hv": 4, "h": 2}, **options),
 }[operator]
 if plain:
     p = problem("mutant", 9, 3, (5, 6), 3, {"hv": 4, "h": 2}, padding=1)

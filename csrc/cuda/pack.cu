@@ -42,11 +42,13 @@ int64_t copy_size(const SourceShape& shape, const ChannelRuns& runs, const Tenso
     readable = readable && runs.runs[r].first % whole == 0 && runs.runs[r].channels % whole == 0;
   const int64_t extents[4] = {shape.batch, shape.points[0], shape.points[1], shape.points[2]};
   const int64_t strides[4] = {tensor.strides[0], tensor.strides[2], tensor.strides[3], tensor.strides[4]};
-  int64_t points = 1;
+  int64_t points = 1, reach = shape.channels;
   for (int d = 0; d < 4; ++d) {
     points *= extents[d];
+    reach += (extents[d] - 1) * strides[d];
     readable = readable && (extents[d] == 1 || strides[d] % whole == 0);
   }
+  readable = readable && reach / whole < INT32_MAX;  // kernels count 16 bytes in 32 bits
   return readable ? 0
                   : points * shape.groups * padded_channels(runs, tensor.dtype) * element_size(tensor.dtype);
 }

@@ -69,8 +69,8 @@ bool plan_stages(int copies, int64_t positions, int element_bytes, BlockPlan& pl
   return false;
 }
 
-// How many shares of the points: thread blocks come in waves, and every split is written and read again,
-// which takes about as long as a third of a step.
+// How many shares of the points. Thread blocks come in waves, and the sums of each are written and read
+// again: a step takes about six times as long as a thread block's share of that.
 int choose_splits(int64_t blocks, int64_t steps) {
   int64_t best = 1, least = INT64_MAX;
   for (int64_t waves = 1; waves <= 4; ++waves) {
@@ -110,9 +110,9 @@ bool plan_block(const Convolution& c, DType dtype, const Block& block, BlockPlan
       q.axis[a].coefficient *= static_cast<int>(c.shape.kernel[inner]);
   }
   const WgradAxis &columns = q.axis[0], &rows = q.axis[1], &planes = q.axis[2];
-  q.column_slots = TapSlots::numbers(columns.kernel, axes >= 1);
-  q.row_slots = TapSlots::numbers(rows.kernel, axes >= 2);
-  plan.chunks = int64_t{planes.kernel} * q.row_slots * q.column_slots;
+  q.column_parts = TapSlots::parts(columns.kernel, axes >= 1);
+  q.row_parts = TapSlots::parts(rows.kernel, axes >= 2);
+  plan.chunks = int64_t{planes.kernel} * q.row_parts * q.column_parts;
   plan.rolling = columns.kernel == 3 && columns.stride == 1 && columns.dilation == 1 && rows.kernel == 3;
   const int64_t positions = (axes == 3 && planes.kernel > 1 ? 2 : 1) *
                             TapSlots(rows.kernel, axes >= 2, 0).count() *
@@ -175,6 +175,16 @@ bool takes(const Convolution& c, DType dtype, bool allow_tf32) {
   if (c.shape.transposed) return false;
   if (dtype == DType::kFloat64 || (dtype == DType::kFloat32 && !allow_tf32)) return false;
   if (c.shape.taps() > 4096) return false;
+  // Offsets are 32-bit, in 16 bytes: of packed copies, too, where a run of channels has at most 16 bytes
+  // more.
+  const int64_t vector = 16 / element_size(dtype);
+  auto fits = [&](int64_t points, int64_t channels, int64_t runs) {
+    return channels < INT32_MAX && c.shape.batch * points < INT32_MAX &&
+           c.shape.batch * points * (channels / vector + runs * c.shape.groups) < INT32_MAX;
+  };
+  if (!fits(c.shape.input_points(), c.shape.b_channels, 1) ||
+      !fits(c.shape.output_points(), c.shape.a_channels, ChannelRuns::kMost))
+    return false;
   // Of fewer points than a step of mma has, the errors of slots that are rounded to a half type do not
   // average out.
   if (c.shape.batch * c.shape.output_points() < 16) return false;

@@ -8,121 +8,26 @@
 // of mirrored taps, or a pair; along another axis three taps. Of a third axis a thread block takes one
 // coefficient.
 //
-// A step of K is 16 points (8 in tf32) of as many lines; a line goes along the first axis, and a team of four
-// warps goes along its lines point by point. With three taps at stride 1 that axis needs one new column of
-// taps a step (`Rolling`): the columns before it are still in registers, folded along the second axis. Each
-// warp has 32 orbits and 16 of the 64 channels. The teams of a block and the splits of a problem have shares
-// of the points; the teams' sums are added in shared memory and those of the splits, which go to scratch
-// memory, by a second kernel, always in the same order.
+// A step of K is a point of each of 16 lines (8 in tf32); a line goes along the first axis, and a team of
+// four warps goes along its lines point by point. With three taps at stride 1 that axis needs one new column
+// of taps a step (`Rolling`): the columns before it are still in registers, folded along the second axis.
+// Each warp has 32 orbits and 16 of the 64 channels. The teams of a thread block and the splits of a problem
+// have shares of the lines; the teams' sums are added in shared memory, and those of the splits, which go to
+// scratch memory, by a second kernel, always in the same order.
 //
-// For hv, half types, 9 coefficients and a step, counted on paper for a warp:
-//     mma           36                        288 cycles of a tensor core: 72 wavefronts for each of 4 warps
-//     grad_output   4 copies x 2 ldmatrix.x4  32 wavefronts
-//     taps          3 rows x 1 ldmatrix.x4    12 wavefronts, and as many for the 2 columns before a line
-//     copies        a team's 2 KiB x 2 + 3 x 2 KiB, on four warps: 8 + 12 wavefronts
-//     registers     144 sums, 36 columns, 32 slots, 8 folded taps
-//     others        64 butterfly, 8 + 24 fold, 24 to move the columns on
-//
-// Shared memory: [stage 0][stage 1], later the sums of the teams but the first; a stage has for every team
-// its columns, and a column is a row of all copies of the orbits for every line, then for every position of
-// the taps a row of channels for every line. A pad leads neighbouring rows to different banks.
+// Counted on paper, for 9 coefficients of hv in a half type, for a warp and a step:
+//     mma          36                        288 cycles of a tensor core, so 72 wavefronts for each of 4
+//     warps grad_output  4 copies x 2 ldmatrix.x4  32 wavefronts taps         3 rows x 1 ldmatrix.x4    12
+//     wavefronts, and as many for each of 2 columns before a line copies       4 KiB and 3 x 2 KiB for a
+//     team, 8 and 12 wavefronts for each of its warps others       64 for the butterfly, 8 + 24 for the fold,
+//     24 to move the columns on registers    144 sums, 24 columns that stay, 36 folded taps, of which 12 are
+//     among those, 16 slots
 #pragma once
 
-#include "../common/fold.h"
-#include "convolution.h"
-#include "elements.cuh"
-#include "packed_source.h"
-#include "tap_orbits.h"
 #include "tile_elements.cuh"
+#include "wgrad_fetch.cuh"
 
 namespace symconv::cuda {
-
-constexpr int kWgradOrbits = 32, kWgradChannels = 64;  // of a thread block
-constexpr int kWgradTeamThreads = 4 * kWarpSize, kWgradTeams = 2;
-constexpr int kWgradStages = 2;
-// Lines of a team: the points of one step.
-SYMCONV_HD constexpr int wgrad_lines(int element_bytes) { return element_bytes == 2 ? 16 : 8; }
-// 16 bytes more make eight neighbouring rows start in different banks (ldmatrix), 32 bytes more make the
-// words of four neighbours lie in different banks (tf32, read word by word).
-SYMCONV_HD constexpr int wgrad_pad(int element_bytes) { return element_bytes == 2 ? 16 : 32; }
-// Bytes of all copies of the orbits at a point of each line, and of the channels at a position of each line.
-SYMCONV_HD constexpr int wgrad_result_bytes(int element_bytes, int copies) {
-  return wgrad_lines(element_bytes) * (copies * kWgradOrbits * element_bytes + wgrad_pad(element_bytes));
-}
-SYMCONV_HD constexpr int wgrad_position_bytes(int element_bytes) {
-  return wgrad_lines(element_bytes) * (kWgradChannels * element_bytes + wgrad_pad(element_bytes));
-}
-constexpr int kWgradSums = 9 * 2 * 2;  // of a warp, 16 orbits by 8 channels each
-constexpr int kWgradTeamSumBytes = kWgradSums * 16 * kWgradTeamThreads;
-
-// One spatial axis.
-struct WgradAxis {
-  int kernel, stride, padding, dilation, input, output;
-  int coefficient;     // from one tap to the next, in the order of the partial sums
-  int source, result;  // from one point to the next, in the 16 bytes that a thread copies
-};
-
-// Up to three taps of an axis that a thread block takes. Folded, slots 0 and 2 have a pair (then its sum and
-// its difference) and slot 1 the middle tap.
-struct TapSlots {
-  int present = 7;  // as bits
-  int tap[3] = {0, 1, 2};
-
-  TapSlots() = default;
-  SYMCONV_HD TapSlots(int kernel, bool folded, int number) {
-    const int second = kernel - 1 - number, three = 3 * number;
-    present = folded ? (number < kernel / 2 ? 5 : 0) | (number == 0 && kernel % 2 == 1 ? 2 : 0)
-                     : (kernel - three >= 3 ? 7 : (1 << (kernel - three)) - 1);
-    tap[0] = folded ? number : three;
-    tap[1] = folded ? kernel / 2 : three + 1;
-    tap[2] = folded ? second : three + 2;
-  }
-  SYMCONV_HD bool has(int slot) const { return present >> slot & 1; }
-  SYMCONV_HD int before(int slot) const {
-    return (slot > 0 ? present & 1 : 0) + (slot > 1 ? present >> 1 & 1 : 0);
-  }
-  SYMCONV_HD int count() const { return before(2) + (present >> 2); }
-  // How many an axis is cut into; the first one has the most taps.
-  static SYMCONV_HD int numbers(int kernel, bool folded) {
-    return folded ? (kernel < 4 ? 1 : kernel / 2) : (kernel + 2) / 3;
-  }
-};
-
-struct WgradArguments {
-  WgradAxis axis[kAxes];        // the folded ones first: columns, rows, planes
-  int lines, segments, length;  // lines of points; how many the columns are cut into, and steps of each
-  int steps, split_steps;       // of all lines; of one split
-  // Distances in 16 bytes.
-  const Word4 *source, *result;  // result: grad_output
-  int source_image, source_group, result_image, result_group;
-  int source_vectors, result_vectors;  // of all channels, of one copy of the orbits
-  int copy[kMaxOrbit];  // of the first orbit's mirror images, by reflection along the axes as above
-  int orbits, channels;
-  int orbit_tiles, channel_tiles, column_slots, row_slots;
-  int stage_columns, column_bytes, stage_bytes;
-  float* partial;  // [split][group][tap][orbit][channel]
-  int channel_pitch;
-  int64_t split_size, group_size;
-};
-
-// What a thread block computes: its first orbit and channel, and which slots of which tap along the planes.
-struct WgradPlace {
-  int orbit, channel, columns, rows, plane;
-
-  __device__ __forceinline__ explicit WgradPlace(const WgradArguments& q) {
-    unsigned rest = static_cast<unsigned>(keep_here(static_cast<int>(blockIdx.x)));
-    auto next = [&](int count) {
-      const int number = static_cast<int>(rest % static_cast<unsigned>(count));
-      rest /= static_cast<unsigned>(count);
-      return number;
-    };
-    channel = next(q.channel_tiles) * kWgradChannels;
-    orbit = next(q.orbit_tiles) * kWgradOrbits;
-    columns = next(q.column_slots);
-    rows = next(q.row_slots);
-    plane = static_cast<int>(rest);
-  }
-};
 
 // Four registers of operands that lie with K along the rows: those of A for 16 orbits, or of B for two groups
 // of 8 channels.
@@ -163,71 +68,6 @@ struct TransposedLoad<TensorFloat32> {
 #pragma unroll
     for (int i = 0; i < 4; ++i) r[i] = load_shared<uint32_t>(at + i % 2 * 4 * Pitch + i / 2 * 32);
   }
-};
-
-// A thread block's way along its lines: `left` steps of a split, each a column of points. At the start of a
-// line come the columns that fill the registers.
-template <bool Rolling>
-struct WgradWalk {
-  static constexpr int kAhead = Rolling ? 2 : 0;
-  int left, line, at;  // lines of a thread block, and the step within them
-  int missing = kAhead;
-
-  __device__ __forceinline__ WgradWalk(const WgradArguments& q, int split) {
-    const int first = split * q.split_steps, rest = q.steps - first;
-    left = rest < 0 ? 0 : rest < q.split_steps ? rest : q.split_steps;
-    line = first / q.length;
-    at = first % q.length;
-  }
-  __device__ __forceinline__ int columns(const WgradArguments& q) const {
-    return left == 0 ? 0 : left + kAhead * ((at + left - 1) / q.length + 1);
-  }
-  // Whether the next column starts a line.
-  __device__ __forceinline__ bool at_start() const { return missing == kAhead && (Rolling || at == 0); }
-  __device__ __forceinline__ void advance(const WgradArguments& q) {
-    if (missing > 0) {
-      --missing;
-      return;
-    }
-    --left;
-    if (++at == q.length) {
-      at = 0;
-      ++line;
-      missing = kAhead;
-    }
-  }
-};
-
-// The taps that a thread block takes. Along the planes: one, or a pair that is folded into its sum or its
-// difference.
-template <int Axes, bool Rolling>
-struct WgradTaps {
-  TapSlots columns, rows;
-  int plane, mirrored;
-  bool paired = false, odd = false;
-
-  __device__ __forceinline__ WgradTaps(const WgradArguments& q, const WgradPlace& place)
-      : plane(Axes == 3 ? keep_here(place.plane) : place.plane), mirrored(q.axis[2].kernel - 1 - plane) {
-    if constexpr (!Rolling) {
-      columns = TapSlots(q.axis[0].kernel, Axes >= 1, keep_here(place.columns));
-      rows = TapSlots(q.axis[1].kernel, Axes >= 2, keep_here(place.rows));
-    }
-    if constexpr (Axes == 3) {
-      paired = plane != mirrored;
-      odd = plane > mirrored;
-    }
-  }
-  // The tap along the planes of the first or the second term.
-  __device__ __forceinline__ int plane_tap(int term) const {
-    return paired && odd == (term == 0) ? mirrored : plane;
-  }
-  // A column of a stage has positions for [tap along the planes][row][column], of columns only one if
-  // Rolling.
-  __device__ __forceinline__ int column_count() const { return Rolling ? 1 : columns.count(); }
-  __device__ __forceinline__ int position(int row, int column) const {
-    return rows.before(row) * column_count() + (Rolling ? 0 : columns.before(column));
-  }
-  __device__ __forceinline__ int positions() const { return rows.count() * column_count(); }
 };
 
 template <typename T, int Axes, bool Rolling>
@@ -354,99 +194,6 @@ struct alignas(16) WgradSum {
 };
 struct alignas(8) WgradPair {
   float values[2];
-};
-
-// What a thread copies: 16 bytes of every row of one line, of the source and of each pair of copies.
-template <typename Kernel>
-struct WgradFetch {
-  using Taps = typename Kernel::Taps;
-  static constexpr int kVectors = kWgradChannels * Kernel::kBytes / 16;  // of a row of the source
-  static constexpr int kCopyVectors = kVectors * kWgradOrbits / kWgradChannels;
-  static_assert(kVectors * Kernel::kLines == kWgradTeamThreads, "a thread for every vector of a position");
-  static constexpr uint32_t kExists = 1u << 6, kChannels = 1u << 7, kOrbits = 1u << 8, kStarted = 1u << 9;
-
-  int source, result;  // at the first tap of the line's first point, and at that point
-  int first_column;
-  uint32_t inside = 0;  // the rows by plane and slot, the line, the thread's channels and orbits
-
-  static __device__ __forceinline__ int row(int thread) { return thread / kVectors; }
-  static __device__ __forceinline__ int vector(int thread) { return thread % kVectors; }
-
-  __device__ __forceinline__ void start_line(const WgradArguments& q, const Taps& taps, int thread,
-                                             int number) {
-    const WgradPlace place(q);
-    unsigned rest = static_cast<unsigned>(number * Kernel::kLines + row(thread));
-    const bool exists = rest < static_cast<unsigned>(q.lines);
-    const int segment = static_cast<int>(rest % static_cast<unsigned>(q.segments));
-    rest /= static_cast<unsigned>(q.segments);
-    const WgradAxis &rows = q.axis[1], &planes = q.axis[2];
-    const int y = static_cast<int>(rest % static_cast<unsigned>(rows.output));
-    rest /= static_cast<unsigned>(rows.output);
-    const int z = static_cast<int>(rest % static_cast<unsigned>(planes.output));
-    const int image = static_cast<int>(rest / static_cast<unsigned>(planes.output));
-    const int first_row = y * rows.stride - rows.padding, first_plane = z * planes.stride - planes.padding;
-    const int channel = place.channel * Kernel::kBytes / 16 + vector(thread),
-              orbit = place.orbit * Kernel::kBytes / 16 + vector(thread) % kCopyVectors;
-    first_column = segment * q.length;
-    source = static_cast<int>(blockIdx.y) * q.source_group + channel + image * q.source_image +
-             first_plane * planes.source + first_row * rows.source;
-    result = static_cast<int>(blockIdx.y) * q.result_group + orbit + image * q.result_image +
-             z * planes.result + y * rows.result;
-    inside = kStarted | (exists ? kExists : 0) | (channel < q.source_vectors ? kChannels : 0) |
-             (orbit < q.result_vectors ? kOrbits : 0);
-#pragma unroll
-    for (int p = 0; p < Kernel::kPlanes; ++p) {
-      const int plane = first_plane + taps.plane_tap(p) * planes.dilation;
-#pragma unroll
-      for (int slot = 0; slot < 3; ++slot) {
-        const int at = first_row + taps.rows.tap[slot] * rows.dilation;
-        if (exists && plane >= 0 && plane < planes.input && at >= 0 && at < rows.input)
-          inside |= 1u << (3 * p + slot);
-      }
-    }
-  }
-
-  // Starts the copies of the taps for step `at` of the line: of all columns, or of the `rolled`-th one.
-  __device__ __forceinline__ void start_taps(const WgradArguments& q, const Taps& taps, int thread,
-                                             SharedAddress to, int at, int rolled) const {
-    if (!(inside & kChannels)) return;
-    const WgradAxis& columns = q.axis[0];
-    const int first = (first_column + at) * columns.stride - columns.padding;
-    to += static_cast<uint32_t>(row(thread) * Kernel::kPositionPitch + vector(thread) * 16);
-#pragma unroll
-    for (int p = 0; p < Kernel::kPlanes; ++p) {
-      if (p == 1 && !taps.paired) break;
-      const int plane = source + taps.plane_tap(p) * q.axis[2].dilation * q.axis[2].source;
-#pragma unroll
-      for (int slot = 0; slot < 3; ++slot) {
-        if (!taps.rows.has(slot)) continue;
-        const int line = plane + taps.rows.tap[slot] * q.axis[1].dilation * q.axis[1].source;
-#pragma unroll
-        for (int column = 0; column < (Kernel::kRolling ? 1 : 3); ++column) {
-          if (!taps.columns.has(column)) continue;
-          const int x = first + (Kernel::kRolling ? rolled : taps.columns.tap[column] * columns.dilation);
-          const bool valid = (inside >> (3 * p + slot) & 1) && x >= 0 && x < columns.input;
-          copy_async<16>(to, valid ? q.source + (line + x * columns.source) : q.source, valid);
-          to += Kernel::kPositionBytes;
-        }
-      }
-    }
-  }
-
-  // Starts the copies of grad_output at step `at` of the line.
-  __device__ __forceinline__ void start_points(const WgradArguments& q, int thread, SharedAddress to,
-                                               int at) const {
-    if (!(inside & kOrbits)) return;
-    const bool valid = (inside & kExists) && first_column + at < q.axis[0].output;
-    const int from = result + (first_column + at) * q.axis[0].result;
-    to += static_cast<uint32_t>(row(thread) * Kernel::kResultPitch + vector(thread) * 16);
-#pragma unroll
-    for (int pair = 0; pair < (Kernel::kCopies + 1) / 2; ++pair) {
-      const int copy = 2 * pair + vector(thread) / kCopyVectors;
-      if (Kernel::kCopies == 1 && copy > 0) return;
-      copy_async<16>(to + pair * kVectors * 16, valid ? q.result + (from + q.copy[copy]) : q.result, valid);
-    }
-  }
 };
 
 template <typename T, int Axes, bool Rolling>
@@ -581,60 +328,6 @@ __global__ void __launch_bounds__(kWgradTeams* kWgradTeamThreads, 1) wgrad_kerne
                    orbit < q.orbits && channel < q.channels);
     }
   });
-}
-
-constexpr int kReduceThreads = 128;
-
-struct WgradReduction {
-  const float* partial;
-  int splits;
-  int64_t split_size, group_size;
-  TapOrbits taps;
-  int64_t orbits, channels, channel_pitch,
-      numbers;  // numbers: tap orbits of the block's gradient in all groups
-  WeightView weight;
-  float slot_scale;  // what the slots were multiplied with
-  Divisor channel, orbit, tap_orbit;
-};
-
-// One thread for the mirrored taps of an orbit and a channel: adds the splits of their coefficients in order
-// and unfolds them. The coefficient of parity p of tap t lies where t is when it is mirrored by p.
-template <typename T>
-__global__ void __launch_bounds__(kReduceThreads, 4) wgrad_reduce_kernel(WgradReduction s) {
-  using Storage = typename TileElement<T>::Storage;
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * kReduceThreads + threadIdx.x;
-  if (i >= s.numbers) return;
-  int64_t channel = i;
-  int64_t orbit = s.channel.divide(channel);
-  int64_t index = s.orbit.divide(orbit);
-  const int64_t group = s.tap_orbit.divide(index);
-  int unused = 0;
-  const Coefficient c = s.taps.coefficient(0, static_cast<int>(index), unused);
-  auto mirrored = [&](int g, int d) {
-    return static_cast<int>(g & axis_bit(d) ? s.taps.kernel[d] - 1 - c.tap[d] : c.tap[d]);
-  };
-
-  float values[kMaxOrbit] = {};
-#pragma unroll
-  for (int j = 0; j < kMaxOrbit; ++j) {
-    if (j >= c.terms()) continue;
-    const int g = subset(c.paired, j);
-    int tap = 0;
-    for (int d = 0; d < kAxes; ++d) tap = tap * s.taps.kernel[d] + mirrored(g, d);
-    const float* from =
-        s.partial + group * s.group_size + (tap * s.orbits + orbit) * s.channel_pitch + channel;
-    for (int split = 0; split < s.splits; ++split) values[j] += from[split * s.split_size];
-  }
-  hadamard<kMaxOrbit>(values);
-  const float scale = s.slot_scale * (TileElement<T>::kHalvesOnPatch ? 1.0f : static_cast<float>(c.terms()));
-#pragma unroll
-  for (int j = 0; j < kMaxOrbit; ++j) {
-    if (j >= c.terms()) continue;
-    const int g = subset(c.paired, j);
-    int64_t offset = group * s.weight.group + orbit * s.weight.result + channel * s.weight.source;
-    for (int d = 0; d < kAxes; ++d) offset += mirrored(g, d) * s.weight.tap[d];
-    static_cast<Storage*>(s.weight.data)[offset] = Element<Storage>::store(values[j] / scale);
-  }
 }
 
 }  // namespace symconv::cuda

@@ -3,6 +3,7 @@
 
 #include "launch.h"
 #include "wgrad_kernel.cuh"
+#include "wgrad_reduce_kernel.cuh"
 
 namespace symconv::cuda::wgrad_tiles {
 
