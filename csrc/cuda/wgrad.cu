@@ -20,7 +20,7 @@ struct BlockPlan {
   WgradArguments arguments;
   bool rolling;
   int teams, splits;
-  int64_t chunks;  // thread blocks that share one tile of orbits and channels: parts of the kernel
+  int64_t parts;  // of the kernel, each a thread block for every tile of orbits and channels
   int64_t shared_bytes;
 };
 
@@ -56,8 +56,7 @@ bool plan_stages(int copies, int64_t positions, int element_bytes, BlockPlan& pl
   for (int teams = kWgradTeams; teams >= 1; --teams) {
     for (int columns = 2; columns >= 1; --columns) {
       const int64_t stage = teams * columns * column;
-      const int64_t most = std::max<int64_t>(kWgradStages * stage, (teams - 1) * kWgradTeamSumBytes);
-      plan.shared_bytes = most;
+      plan.shared_bytes = std::max<int64_t>(kWgradStages * stage, (teams - 1) * kWgradTeamSumBytes);
       if (plan.shared_bytes > kMostShared) continue;
       plan.teams = teams;
       q.stage_columns = columns;
@@ -112,7 +111,7 @@ bool plan_block(const Convolution& c, DType dtype, const Block& block, BlockPlan
   const WgradAxis &columns = q.axis[0], &rows = q.axis[1], &planes = q.axis[2];
   q.column_parts = TapSlots::parts(columns.kernel, axes >= 1);
   q.row_parts = TapSlots::parts(rows.kernel, axes >= 2);
-  plan.chunks = int64_t{planes.kernel} * q.row_parts * q.column_parts;
+  plan.parts = int64_t{planes.kernel} * q.row_parts * q.column_parts;
   plan.rolling = columns.kernel == 3 && columns.stride == 1 && columns.dilation == 1 && rows.kernel == 3;
   const int64_t positions = (axes == 3 && planes.kernel > 1 ? 2 : 1) *
                             TapSlots(rows.kernel, axes >= 2, 0).count() *
@@ -133,7 +132,7 @@ bool plan_block(const Convolution& c, DType dtype, const Block& block, BlockPlan
   q.channels = static_cast<int>(c.source_channels());
   q.orbit_tiles = static_cast<int>(divide_up(q.orbits, kWgradOrbits));
   q.channel_tiles = static_cast<int>(divide_up(q.channels, kWgradChannels));
-  const int64_t blocks = plan.chunks * q.orbit_tiles * q.channel_tiles;
+  const int64_t blocks = plan.parts * q.orbit_tiles * q.channel_tiles;
   plan.splits = choose_splits(blocks * c.shape.groups, steps);
   q.split_steps = static_cast<int>(divide_up(steps, plan.splits));
   q.channel_pitch = static_cast<int>(divide_up(q.channels, 2) * 2);
@@ -236,7 +235,7 @@ void run(const Convolution& c, const SourceView& source, const Tensor& result_gr
     q.partial = partial;
     LaunchShape shape;
     shape.threads = plan.teams * kWgradTeamThreads;
-    shape.blocks[0] = plan.chunks * q.orbit_tiles * q.channel_tiles;
+    shape.blocks[0] = plan.parts * q.orbit_tiles * q.channel_tiles;
     shape.blocks[1] = c.shape.groups;
     shape.blocks[2] = plan.splits;
     shape.shared_bytes = plan.shared_bytes;
