@@ -131,6 +131,8 @@ to shared memory, and what stands between those loops, is not in it.
 - LDSM: `ldmatrix`. LDS: other loads from shared memory, of up to 16 bytes a lane.
 - others: everything else in those loops, which is folding and counting.
 - "rows shared": the kernel for neighbouring rows of points, which loads each row of the source once for both.
+- "strided": the kernel for what is not three taps along two axes at stride 1, which loads all taps of every
+  point; without, the one that keeps the taps of the points before.
 - for: the compute capabilities.
 """)
     text += f"\n{tables.markdown(STEP_HEADER, step_rows(kernels), left=4)}\n"
