@@ -102,16 +102,15 @@ def launches(operator: str, p: Problem, dtype: str) -> list[Launch]:
     Device memory: every launch writes what it stores once and reads what it needs once. The kernels that
     prepare read one operand each, with ordinary loads that the emulator does not count; a tensor-core kernel
     reads what was prepared, and the operand that was not; wgrad's partial sums, in float32, are written by
-    its launches and read by the reduction.
+    each product and read by its reduction.
     """
     item = DTYPES[dtype].itemsize
     numbers = {"a": math.prod(p.output_size), "b": math.prod(p.input_size), "w": math.prod(p.weight_size)}
     sizes = {name: item * count for name, count in numbers.items()}
     left = {"fprop": ["w", "b"], "dgrad": ["w", "a"], "wgrad": ["a", "b"]}[operator]
     found = counted(operator, p, dtype)
-    split = sum("wgrad_kernel" in c.kernel for c in found)
-    partial = _partial_bytes(found, p)
-    folded, prepared, result = 0, 0, []
+    reductions = sum("wgrad_reduce_kernel" in c.kernel for c in found)
+    folded, prepared, partial, result = 0, 0, 0, []
     for c in found:
         stored = c.counters["global_store_bytes"]
         name = c.kernel.partition("<")[0]
@@ -119,17 +118,15 @@ def launches(operator: str, p: Problem, dtype: str) -> list[Launch]:
             memory = stored + _take(left, "w", sizes)
             folded += stored
         elif name in ("slots_kernel", "pack_kernel"):
-            memory = stored + _take(left, left[-1] if operator != "wgrad" else _prepared(name, p), sizes)
+            memory = stored + _take(left, left[-1] if operator != "wgrad" else _packed(p), sizes)
             prepared += stored
         elif name == "wgrad_reduce_kernel":
-            memory = stored = partial + sizes["w"]
+            memory = stored = partial + sizes["w"] // reductions
         elif not c.mma:  # the points of a dgrad that no tap reaches
             memory = stored
         else:
             memory = stored + folded + prepared + sum(sizes[operand] for operand in left if operand != "w")
-            folded = 0
-            if split:
-                memory, stored = memory + partial // split, stored + partial // split
+            folded, partial = 0, stored
         l2 = max(memory, 32 * c.counters["global_load_sectors"] + stored)
         result.append(Launch(c.kernel, c.blocks, c.mma, c.wavefronts, l2, memory))
     return result
@@ -143,13 +140,6 @@ def _take(left: list[str], operand: str, sizes: Mapping[str, int]) -> int:
     return sizes[operand]
 
 
-def _prepared(kernel: str, p: Problem) -> str:
-    """What wgrad prepares: slots of the tied side's gradient, a packed copy of the other."""
-    tied, other = ("b", "a") if p.transposed else ("a", "b")
-    return tied if kernel == "slots_kernel" else other
-
-
-def _partial_bytes(found: list[Counted], p: Problem) -> int:
-    """Of wgrad's partial sums: a float32 for every number of the gradient and split of the points."""
-    splits = max((c.grid[2] for c in found if "wgrad_kernel" in c.kernel), default=0)
-    return 4 * math.prod(p.weight_size) * splits
+def _packed(p: Problem) -> str:
+    """What wgrad copies where its channels are no whole 16 bytes: the side that is not tied."""
+    return "a" if p.transposed else "b"

@@ -132,6 +132,8 @@ to shared memory, and what stands between those loops, is not in it.
 - others: everything else in those loops, which is folding and counting.
 - "strips": the kernel for columns of eight points, which loads each row of the source once for all taps that
   read it; "of seven and one": where the eighth lies elsewhere (csrc/cuda/strips.h).
+- "strided": the kernel for what is not three taps along two axes at stride 1, which loads all taps of every
+  point; without, the one that keeps the taps of the points before.
 - for: the compute capabilities.
 """)
     text += f"\n{tables.markdown(STEP_HEADER, step_rows(kernels), left=4)}\n"

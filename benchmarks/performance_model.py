@@ -53,6 +53,8 @@ def issued(operator: str, symmetry: str, taps: str, dtype: str, architecture: st
     """Instructions that the loops of a kernel's main loop issue for every HMMA, itself included."""
     if "strips" in kernel:
         taps += f", {STRIPS[7 if kernel.endswith(', 7>') else 8]}"
+    if operator == "wgrad" and "false>" in kernel:
+        taps += ", strided"
     for row in code_steps():
         of = (row["operator"], row["filters"], row["kernel"], row["dtype"])
         if of == (operator, symmetry, taps, CODE_NAMES[dtype]) and architecture in row["for"].split(", "):
@@ -282,31 +284,7 @@ def others() -> Iterator[Bar]:
 
 
 # Why a bar is missed, by its name and the beginning of its case.
-WHY = {
-    (
-        WAVEFRONTS,
-        "wgrad",
-    ): """Both operands come through ldmatrix, and a warp multiplies only 32 orbits by 32 channels. Each tap
-    orbit is a thread block of its own, with copies of its own of patch and slots, which are a third
-    of all.""",
-    (
-        STEP,
-        "A100, 128",
-    ): """wgrad, which is slower than cuDNN here. 128 filters are 32 orbits, half of the 64 that its tiles
-    take; its four launches follow one another, each with 132 thread blocks for 108 multiprocessors,
-    so that the busiest gets two; and all of them read the input and the planes of slots again.""",
-    (
-        STEP,
-        "A100, 256",
-    ): """wgrad: its four launches follow one another, each of little more than one thread block
-    for a multiprocessor; wavefronts limit each of them; and the planes of slots are made once for dgrad and
-    once more for wgrad.""",
-    (
-        STEP,
-        "A100, 512",
-    ): """What holds for 7x7 maps in fprop, and for wgrad at 256 channels; its reduction moves about
-    half as many bytes as its four products together.""",
-}
+WHY: dict[tuple[str, str], str] = {}
 
 
 def why(missed: Sequence[Bar]) -> Iterator[str]:

@@ -7,7 +7,6 @@ what a pass multiplies, stands here, and what instructions a pass takes is read 
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import NamedTuple
@@ -114,13 +113,11 @@ def cases() -> Iterator[Case]:
                 kernel = f"tied_source_strips_kernel<{{}}, {run}>"
                 yield Case("dgrad", SYMMETRIES[axes], rank, note, ((kernel, Tile(64, 64, products)),))
     for rank, axes in FOLDS:
-        across = 3 ** (rank - axes)
-        pairings = [bin(subset).count("1") for subset in range(1 << axes)]
-        kernels = []
-        for paired, count in sorted(Counter(pairings).items()):
-            tile = Tile(16 if paired == 3 else 32, 32, (Product(1 << paired, count * across),))
-            kernels.append((f"wgrad_kernel<{{}}, {paired}>", tile))
-        yield Case("wgrad", SYMMETRIES[axes], rank, "", tuple(kernels))
+        # A thread block has nine coefficients, of one tap along a third axis.
+        tile = Tile(32, 16, (Product(9, 3 ** (rank - 2)),))
+        for note, rolling in (("", "true"), ("strided", "false")):
+            kernel = f"wgrad_kernel<{{}}, {axes}, {rolling}>"
+            yield Case("wgrad", SYMMETRIES[axes], rank, note, ((kernel, tile),))
 
 
 class Step(NamedTuple):

@@ -129,13 +129,11 @@ class TestCounts:
         assert (fold.kernel.partition("<")[0], fold.memory_bytes) == ("fold_weights_kernel", w + padded)
         assert main.memory_bytes == padded + b + a
         assert main.l2_bytes >= main.memory_bytes
-        slots, *products, reduction = emulated.launches("wgrad", p, "bf16")
-        assert slots.memory_bytes == a + a
-        splits = 4  # tiles of 64 points
-        partial = 4 * (w // 2) * splits
-        assert len(products) == 4
-        for launch in products:
-            assert launch.memory_bytes == a + b + partial // 4
+        (counted, _), (product, reduction) = (
+            f("wgrad", p, "bf16") for f in (emulated.counted, emulated.launches)
+        )
+        partial = 4 * (w // 2) * counted.grid[2]
+        assert product.memory_bytes == a + b + partial
         assert reduction.memory_bytes == partial + w
         slots, fold, main = emulated.launches("dgrad", p, "bf16")
         assert (slots.memory_bytes, main.memory_bytes) == (a + a, fold.memory_bytes - w + a + b)

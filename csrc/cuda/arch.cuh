@@ -24,6 +24,8 @@
 //   load_shared, store_shared     4, 8 or 16 bytes at a shared address; load_global, store_global the same at
 //   a pointer. The loads
 //                                 give zeros and the stores do nothing where !active.
+//   keep_here(v)                  v; what is computed from it is computed here, not before a loop around it.
+//                                 For loops that have no registers left.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -79,6 +81,11 @@ __device__ __forceinline__ float shuffle_xor(float value, int lane_mask) {
 
 __device__ __forceinline__ SharedAddress shared_address(const void* pointer) {
   return static_cast<SharedAddress>(__cvta_generic_to_shared(pointer));
+}
+
+__device__ __forceinline__ int keep_here(int value) {
+  asm volatile("" : "+r"(value));
+  return value;
 }
 
 template <int Bytes>

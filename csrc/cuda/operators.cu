@@ -27,15 +27,15 @@ bool takes(const Convolution& c, DType dtype, bool allow_tf32) {
 // Bytes at the start of the workspace for a packed copy of the source.
 int64_t copy_size(const Convolution& c, const Tensor& source) {
   const SourceShape shape = source_of(c);
-  return is_packed(shape, source) ? 0 : (packed_size(shape, source.dtype) + 15) / 16 * 16;
+  return copy_size(shape, whole_run(shape), source);
 }
 
 // The source as the kernels read it, copied to the start of the workspace if need be.
 SourceView packed(const Problem& problem, const Convolution& c, const Tensor& source,
                   const Context& context) {
   const SourceShape shape = source_of(c);
-  return is_packed(shape, source) ? view_packed(shape, source)
-                                  : pack(problem, shape, source, context.workspace, context.stream);
+  ChannelRuns runs = whole_run(shape);
+  return packed(problem, shape, runs, source, context.workspace, context.stream);
 }
 
 // The shape of a convolution does not depend on the weight's strides.
@@ -90,8 +90,9 @@ size_t workspace_size(Operator op, const Problem& problem, const Tensor& first, 
   if (kernel_for(op, problem, first.dtype, allow_tf32) == Kernel::kPlain) return 0;
   const Convolution whole = shape_of(op, problem);
   if (op == Operator::kWgrad) {
-    const Tensor& source = is_exchanged(op, problem) ? first : second;
-    return static_cast<size_t>(copy_size(whole, source) + wgrad_tiles::workspace_size(whole, source.dtype));
+    const bool exchanged = is_exchanged(op, problem);
+    const Tensor &source = exchanged ? first : second, &result = exchanged ? second : first;
+    return static_cast<size_t>(copy_size(whole, source) + wgrad_tiles::workspace_size(whole, result));
   }
   int64_t weights = 0;  // of one convolution at a time
   for (const Convolution& c : convolutions_of(op, problem, Tensor{}, 1)) {
@@ -127,7 +128,7 @@ void wgrad(const Problem& problem, const Tensor& grad_output, const Tensor& inpu
   const bool exchanged = is_exchanged(Operator::kWgrad, problem);
   const Tensor &source = exchanged ? grad_output : input, &result = exchanged ? input : grad_output;
   char* rest = static_cast<char*>(context.workspace) + copy_size(c, source);
-  wgrad_tiles::run(c, input.dtype, packed(problem, c, source, context), result, rest, context.stream);
+  wgrad_tiles::run(c, packed(problem, c, source, context), result, rest, context.stream);
 }
 
 }  // namespace symconv::cuda

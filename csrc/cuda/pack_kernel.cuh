@@ -1,8 +1,9 @@
-// Copies a strided tensor to channels-last order with each group's channels padded to whole 16 bytes: a
-// thread per 16 bytes.
+// Copies a strided tensor to channels-last order with each run of a group's channels padded to whole 16
+// bytes: a thread per 16 bytes.
 #pragma once
 
 #include "elements.cuh"
+#include "packed_source.h"
 
 namespace symconv::cuda {
 
@@ -11,6 +12,7 @@ constexpr int kPackThreads = 128;
 struct PackShape {
   int64_t vectors;  // in all
   int64_t channels_per_group;
+  ChannelRuns runs;
   Divisor vectors_per_group, groups, points[kAxes];
 };
 
@@ -32,10 +34,13 @@ __global__ void __launch_bounds__(kPackThreads, 4)
     T elements[kElements];
   } run;
   run.words = Word4{};
+  int r = 0;
+  while (r + 1 < shape.runs.count && vector * kElements >= shape.runs.runs[r + 1].at) ++r;
+  const int64_t first = vector * kElements - shape.runs.runs[r].at;
   for (int e = 0; e < kElements; ++e) {
-    const int64_t channel = vector * kElements + e;
-    if (channel < shape.channels_per_group) {
-      run.elements[e] = from.at(n, group * shape.channels_per_group + channel, point);
+    if (first + e < shape.runs.runs[r].channels) {
+      const int64_t channel = group * shape.channels_per_group + shape.runs.runs[r].first + first + e;
+      run.elements[e] = from.at(n, channel, point);
     }
   }
   store_global(to + i, run.words);

@@ -1,10 +1,10 @@
-// The source of a tensor-core kernel: channels side by side, in runs of 16 aligned bytes. A tensor that does
-// not lie so is copied.
+// What a tensor-core kernel reads: channels side by side, in runs of 16 aligned bytes. A tensor that does not
+// lie so is copied.
 #pragma once
 
 #include <cstdint>
 
-#include "../common/problem.h"
+#include "../common/channel_map.h"
 #include "operators.h"
 
 namespace symconv::cuda {
@@ -25,13 +25,29 @@ inline int64_t element_size(DType dtype) {
   return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
 }
 
-// Whether the tensor can be read as it lies.
-bool is_packed(const SourceShape& shape, const Tensor& tensor);
-// Bytes of a packed copy.
-int64_t packed_size(const SourceShape& shape, DType dtype);
-SourceView view_packed(const SourceShape& shape, const Tensor& tensor);
-// Copies the tensor to `memory` (packed_size() bytes, aligned to 16); padding channels become zeros.
-SourceView pack(const Problem& problem, const SourceShape& shape, const Tensor& tensor, void* memory,
-                cudaStream_t stream);
+// Runs of a group's channels that are read from their first one, which must lie at whole 16 bytes.
+struct ChannelRuns {
+  static constexpr int kMost = 27;  // copies in all blocks
+  struct Run {
+    int64_t first, channels;
+    int64_t at;  // where the first one lies in what is read: the tensor or its copy
+  };
+  int count;
+  Run runs[kMost];
+
+  void add(int64_t first, int64_t channels) { runs[count++] = {first, channels, first}; }
+};
+
+// All channels of a group; or those of every copy of every block of a tied tensor, in this order.
+ChannelRuns whole_run(const SourceShape& shape);
+ChannelRuns tied_runs(const ChannelMap& map);
+
+// Bytes of the copy (see packed()) that a tensor needs, a multiple of 16: none where it can be read as it
+// lies.
+int64_t copy_size(const SourceShape& shape, const ChannelRuns& runs, const Tensor& tensor);
+// The tensor as the kernels read it: itself, or a copy in `memory` (copy_size() bytes, aligned to 16) with
+// every run padded by zeros. Notes in the runs where they are.
+SourceView packed(const Problem& problem, const SourceShape& shape, ChannelRuns& runs, const Tensor& tensor,
+                  void* memory, cudaStream_t stream);
 
 }  // namespace symconv::cuda

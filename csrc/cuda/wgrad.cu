@@ -3,88 +3,142 @@
 
 #include "../common/channel_map.h"
 #include "launch.h"
-#include "slots.h"
 #include "wgrad.h"
 #include "wgrad_launch.h"
 
 namespace symconv::cuda::wgrad_tiles {
 namespace {
 
-constexpr int64_t kGoodShared = 49 * 1024, kMostShared = 99 * 1024;  // as in tied_result.cu
-// Thread blocks that a gradient is split into, over all its tap orbits: enough for any GPU of today; what
-// there is more adds work to the reduction. A constant, so that the order of the sums depends on the problem
-// alone.
-constexpr int64_t kThreadBlocks = 528;
+constexpr int64_t kMostShared = 99 * 1024;  // as in tied_result.cu
+// What the points are split for: thread blocks that run at a time, one on each multiprocessor of an A100. A
+// constant, so that the order of the sums depends on the problem alone.
+constexpr int64_t kThreadBlocks = 108;
+constexpr int64_t kLargest = int64_t{1} << 30;
 
-SourceShape result_of(const Convolution& c) {
-  return {c.shape.batch,
-          c.shape.a_channels,
-          c.shape.groups,
-          {c.shape.output[0], c.shape.output[1], c.shape.output[2]}};
-}
-
-// The tap orbits of one block that are paired along `paired`.
-struct PairingPlan {
-  int paired, tap_orbits, first_coefficient;
-  int stages;
-  int64_t patch_bytes, stage_bytes, shared_bytes;
-  int64_t orbit_tiles;
-  TileGeometry tile;
-};
-
+// Everything about one block of orbits but pointers and what lies behind them.
 struct BlockPlan {
-  PairingPlan pairings[kMaxOrbit];
-  int count = 0;
-  int64_t splits = 1, group_size = 0, split_size = 0;
+  WgradArguments arguments;
+  bool rolling;
+  int teams, splits;
+  int64_t parts;  // of the kernel, each a thread block for every tile of orbits and channels
+  int64_t shared_bytes;
 };
 
-bool plan_tile(const Convolution& c, DType dtype, int points_log2, int stages, int64_t most,
-               PairingPlan& plan) {
-  const int64_t row_bytes = kWgradChannels * element_size(dtype) + (dtype == DType::kFloat32 ? 32 : 16);
-  const int64_t slots = (int64_t{1} << axis_count(plan.paired) << points_log2) * row_bytes;
-  const int64_t left = most - 16 - stages * slots;
-  if (left <= 0 || !choose_tile(c.shape, points_log2, left / (stages * row_bytes + 8), plan.tile))
-    return false;
-  for (int d = 0; d < kAxes; ++d) {  // what lies at a position is noted in 16 bits a dimension
-    if (static_cast<int64_t>(plan.tile.width[d]) * plan.tile.stride[d] > 65535) return false;
+// The axes as the kernel takes them: the mask's first, and h before v before z.
+void order_axes(int mask, int (&dims)[kAxes]) {
+  int n = 0;
+  for (int folded = 1; folded >= 0; --folded) {
+    for (int d = kAxes - 1; d >= 0; --d) {
+      if ((mask & axis_bit(d) ? 1 : 0) == folded) dims[n++] = d;
+    }
   }
-  plan.stages = stages;
-  plan.patch_bytes = plan.tile.positions * row_bytes;
-  plan.stage_bytes = plan.patch_bytes + slots;
-  plan.shared_bytes = divide_up(plan.tile.positions, 2) * 16 + stages * plan.stage_bytes;
-  return plan.shared_bytes <= most;
 }
 
-bool plan_pairing(const Convolution& c, DType dtype, PairingPlan& plan) {
-  return plan_tile(c, dtype, 6, 2, kGoodShared, plan) || plan_tile(c, dtype, 5, 2, kGoodShared, plan) ||
-         plan_tile(c, dtype, 6, 2, kMostShared, plan) || plan_tile(c, dtype, 5, 2, kMostShared, plan) ||
-         plan_tile(c, dtype, 4, 2, kMostShared, plan) || plan_tile(c, dtype, 4, 1, kMostShared, plan);
+// Into how many segments the columns are cut, so that the fewest points of a step are none of the result's.
+int choose_segments(int64_t lines, int64_t columns, int at_once) {
+  int best = 1;
+  int64_t least = INT64_MAX;
+  for (int segments = 1; segments <= at_once; ++segments) {
+    const int64_t steps = divide_up(lines * segments, at_once) * divide_up(columns, segments);
+    if (steps < least) {
+      least = steps;
+      best = segments;
+    }
+  }
+  return best;
+}
+
+// Teams and columns of a stage: the most that fit.
+bool plan_stages(int copies, int64_t positions, int element_bytes, BlockPlan& plan) {
+  WgradArguments& q = plan.arguments;
+  const int64_t column =
+      wgrad_result_bytes(element_bytes, copies) + positions * wgrad_position_bytes(element_bytes);
+  for (int teams = kWgradTeams; teams >= 1; --teams) {
+    for (int columns = 2; columns >= 1; --columns) {
+      const int64_t stage = teams * columns * column;
+      plan.shared_bytes = std::max<int64_t>(kWgradStages * stage, (teams - 1) * kWgradTeamSumBytes);
+      if (plan.shared_bytes > kMostShared) continue;
+      plan.teams = teams;
+      q.stage_columns = columns;
+      q.column_bytes = static_cast<int>(column);
+      q.stage_bytes = static_cast<int>(stage);
+      return true;
+    }
+  }
+  return false;
+}
+
+// How many shares of the points. Thread blocks come in waves, and the sums of each are written and read
+// again: a step takes about six times as long as a thread block's share of that.
+int choose_splits(int64_t blocks, int64_t steps) {
+  int64_t best = 1, least = INT64_MAX;
+  for (int64_t waves = 1; waves <= 4; ++waves) {
+    const int64_t splits = std::min(kThreadBlocks * waves / blocks, steps);
+    if (splits < 1) continue;
+    const int64_t cost =
+        6 * divide_up(blocks * splits, kThreadBlocks) * divide_up(steps, splits) + splits * blocks;
+    if (cost < least) {
+      least = cost;
+      best = splits;
+    }
+  }
+  return static_cast<int>(best);
 }
 
 bool plan_block(const Convolution& c, DType dtype, const Block& block, BlockPlan& plan) {
-  const TapOrbits taps(block.mask, c.shape.kernel);
-  const int64_t channel_tiles = divide_up(c.source_channels(), kWgradChannels);
-  int coefficient = 0;
-  int64_t thread_blocks = 0, fewest_tiles = INT64_MAX;
-  for (int i = 0; i < orbit_size(block.mask); ++i) {
-    PairingPlan p{};
-    p.paired = subset(block.mask, i);
-    p.tap_orbits = taps.orbits(p.paired);
-    p.first_coefficient = coefficient;
-    coefficient += p.tap_orbits * orbit_size(p.paired);
-    if (p.tap_orbits == 0) continue;
-    if (!plan_pairing(c, dtype, p)) return false;
-    p.orbit_tiles = divide_up(block.orbits, wgrad_orbits(axis_count(p.paired)));
-    const int64_t blocks = p.tap_orbits * p.orbit_tiles * channel_tiles;
-    if (blocks > kMaxBlocks[0]) return false;
-    thread_blocks += blocks * c.shape.groups;
-    fewest_tiles = std::min(fewest_tiles, p.tile.tile_count());
-    plan.pairings[plan.count++] = p;
+  const int axes = axis_count(block.mask), bytes = static_cast<int>(element_size(dtype));
+  int dims[kAxes];
+  order_axes(block.mask, dims);
+  plan = {};
+  WgradArguments& q = plan.arguments;
+  for (int a = 0; a < kAxes; ++a) {
+    const int d = dims[a];
+    const int64_t reach = c.shape.dilation[d] * (c.shape.kernel[d] - 1);
+    if (c.shape.input[d] > kLargest || c.shape.output[d] > kLargest || reach > kLargest ||
+        c.shape.padding[d] > kLargest || c.shape.padding[d] < -kLargest ||
+        c.shape.output[d] * c.shape.stride[d] > kLargest)
+      return false;
+    q.axis[a].kernel = static_cast<int>(c.shape.kernel[d]);
+    q.axis[a].stride = static_cast<int>(c.shape.stride[d]);
+    q.axis[a].padding = static_cast<int>(c.shape.padding[d]);
+    q.axis[a].dilation = static_cast<int>(c.shape.dilation[d]);
+    q.axis[a].input = static_cast<int>(c.shape.input[d]);
+    q.axis[a].output = static_cast<int>(c.shape.output[d]);
+    q.axis[a].coefficient = 1;
+    for (int inner = d + 1; inner < kAxes; ++inner)
+      q.axis[a].coefficient *= static_cast<int>(c.shape.kernel[inner]);
   }
-  plan.splits = std::max<int64_t>(1, std::min(divide_up(kThreadBlocks, thread_blocks), fewest_tiles));
-  plan.group_size = c.shape.taps() * block.orbits * c.source_channels();
-  plan.split_size = c.shape.groups * plan.group_size;
-  return c.shape.groups <= kMaxBlocks[1] && plan.splits <= kMaxBlocks[2];
+  const WgradAxis &columns = q.axis[0], &rows = q.axis[1], &planes = q.axis[2];
+  q.column_parts = TapSlots::parts(columns.kernel, axes >= 1);
+  q.row_parts = TapSlots::parts(rows.kernel, axes >= 2);
+  plan.parts = int64_t{planes.kernel} * q.row_parts * q.column_parts;
+  plan.rolling = columns.kernel == 3 && columns.stride == 1 && columns.dilation == 1 && rows.kernel == 3;
+  const int64_t positions = (axes == 3 && planes.kernel > 1 ? 2 : 1) *
+                            TapSlots(rows.kernel, axes >= 2, 0).count() *
+                            (plan.rolling ? 1 : TapSlots(columns.kernel, axes >= 1, 0).count());
+  if (!plan_stages(block.size(), positions, bytes, plan)) return false;
+
+  const int64_t lines = c.shape.batch * rows.output * planes.output;
+  if (c.shape.batch > kLargest || lines > kLargest / 32) return false;
+  const int at_once = plan.teams * wgrad_lines(bytes);  // lines of a thread block
+  q.segments = choose_segments(lines, columns.output, at_once);
+  q.lines = static_cast<int>(lines * q.segments);
+  q.length = static_cast<int>(divide_up(columns.output, q.segments));
+  const int64_t steps = divide_up(q.lines, at_once) * q.length;
+  if (steps > kLargest) return false;
+  q.steps = static_cast<int>(steps);
+
+  q.orbits = static_cast<int>(block.orbits);
+  q.channels = static_cast<int>(c.source_channels());
+  q.orbit_tiles = static_cast<int>(divide_up(q.orbits, kWgradOrbits));
+  q.channel_tiles = static_cast<int>(divide_up(q.channels, kWgradChannels));
+  const int64_t blocks = plan.parts * q.orbit_tiles * q.channel_tiles;
+  plan.splits = choose_splits(blocks * c.shape.groups, steps);
+  q.split_steps = static_cast<int>(divide_up(steps, plan.splits));
+  q.channel_pitch = static_cast<int>(divide_up(q.channels, 2) * 2);
+  q.group_size = c.shape.taps() * block.orbits * q.channel_pitch;
+  q.split_size = c.shape.groups * q.group_size;
+  return blocks <= kMaxBlocks[0] && c.shape.groups <= kMaxBlocks[1] && plan.splits <= kMaxBlocks[2];
 }
 
 template <typename Visit>
@@ -99,88 +153,115 @@ bool all_blocks(const Convolution& c, DType dtype, Visit&& visit) {
   return true;
 }
 
+int64_t partial_bytes(const Convolution& c, DType dtype) {
+  int64_t numbers = 0;
+  all_blocks(c, dtype, [&](int, const Block&, const BlockPlan& plan) {
+    numbers = std::max(numbers, plan.splits * plan.arguments.split_size);
+  });
+  return divide_up(numbers * 4, 16) * 16;
+}
+
+SourceShape result_of(const Convolution& c) {
+  return {c.shape.batch,
+          c.shape.a_channels,
+          c.shape.groups,
+          {c.shape.output[0], c.shape.output[1], c.shape.output[2]}};
+}
+
 }  // namespace
 
 bool takes(const Convolution& c, DType dtype, bool allow_tf32) {
   if (c.shape.transposed) return false;
   if (dtype == DType::kFloat64 || (dtype == DType::kFloat32 && !allow_tf32)) return false;
   if (c.shape.taps() > 4096) return false;
+  // Offsets are 32-bit, in 16 bytes: of packed copies, too, where a run of channels has at most 16 bytes
+  // more.
+  const int64_t vector = 16 / element_size(dtype);
+  auto fits = [&](int64_t points, int64_t channels, int64_t runs) {
+    return channels < INT32_MAX && c.shape.batch * points < INT32_MAX &&
+           c.shape.batch * points * (channels / vector + runs * c.shape.groups) < INT32_MAX;
+  };
+  if (!fits(c.shape.input_points(), c.shape.b_channels, 1) ||
+      !fits(c.shape.output_points(), c.shape.a_channels, ChannelRuns::kMost))
+    return false;
+  // Of fewer points than a step of mma has, the errors of slots that are rounded to a half type do not
+  // average out.
+  if (c.shape.batch * c.shape.output_points() < 16) return false;
   return all_blocks(c, dtype, [](int, const Block&, const BlockPlan&) {});
 }
 
-int64_t workspace_size(const Convolution& c, DType dtype) {
-  int64_t numbers = 0;
-  all_blocks(c, dtype, [&](int, const Block&, const BlockPlan& plan) {
-    numbers = std::max(numbers, plan.splits * plan.split_size);
-  });
-  return divide_up(numbers * 4, 16) * 16 + slots_size(ChannelMap(c.shape), result_of(c), dtype);
+int64_t workspace_size(const Convolution& c, const Tensor& result_gradient) {
+  return partial_bytes(c, result_gradient.dtype) +
+         copy_size(result_of(c), tied_runs(ChannelMap(c.shape)), result_gradient);
 }
 
-void run(const Convolution& c, DType dtype, const SourceView& source, const Tensor& result_gradient,
-         void* workspace, cudaStream_t stream) {
-  const ChannelMap map(c.shape);
-  const SlotPlanes planes(map, c.shape.groups, dtype);
-  const SourceView slots = make_slots(c.shape, map, result_of(c), result_gradient, workspace, stream);
-  float* partial =
-      reinterpret_cast<float*>(static_cast<char*>(workspace) + slots_size(map, result_of(c), dtype));
+void run(const Convolution& c, const SourceView& source, const Tensor& result_gradient, void* workspace,
+         cudaStream_t stream) {
+  const DType dtype = result_gradient.dtype;
+  ChannelRuns runs = tied_runs(ChannelMap(c.shape));
+  float* partial = static_cast<float*>(workspace);
+  char* copy = static_cast<char*>(workspace) + partial_bytes(c, dtype);
+  const SourceView result = packed(c.shape, result_of(c), runs, result_gradient, copy, stream);
   const Launches& launches = dtype == DType::kFloat16    ? kFloat16
                              : dtype == DType::kBFloat16 ? kBFloat16
                                                          : kTensorFloat32;
-  all_blocks(c, dtype, [&](int b, const Block& block, const BlockPlan& plan) {
-    const TapOrbits taps(block.mask, c.shape.kernel);
-    for (int i = 0; i < plan.count; ++i) {
-      const PairingPlan& p = plan.pairings[i];
-      WgradArguments q{};
-      q.tile = p.tile;
-      q.taps = taps;
-      q.first_coefficient = p.first_coefficient;
-      q.tap_orbits = p.tap_orbits;
-      q.source = source;
-      q.slots = slots;
-      for (int j = 0; j < orbit_size(p.paired); ++j) {
-        q.plane[j] = static_cast<int>(planes.first[b] +
-                                      subset_index(block.mask, subset(p.paired, j)) * planes.width[b]);
-      }
-      q.plane_channels = static_cast<int>(planes.width[b]);
-      q.orbits = static_cast<int>(block.orbits);
-      q.channels = static_cast<int>(c.source_channels());
-      q.orbit_tiles = static_cast<int>(p.orbit_tiles);
-      q.channel_tiles = static_cast<int>(divide_up(c.source_channels(), kWgradChannels));
-      q.splits = static_cast<int>(plan.splits);
-      q.stages = p.stages;
-      q.stage_bytes = static_cast<int>(p.stage_bytes);
-      q.patch_bytes = static_cast<int>(p.patch_bytes);
-      q.points = 1 << (p.tile.log2[0] + p.tile.log2[1] + p.tile.log2[2] + p.tile.log2[3]);
-      q.partial = partial;
-      q.split_size = plan.split_size;
-      q.group_size = plan.group_size;
-      LaunchShape shape;
-      shape.threads = kTileThreads;
-      shape.blocks[0] = p.tap_orbits * p.orbit_tiles * q.channel_tiles;
-      shape.blocks[1] = c.shape.groups;
-      shape.blocks[2] = plan.splits;
-      shape.shared_bytes = p.shared_bytes;
-      launches.multiply(c.shape, axis_count(p.paired), shape, q, stream);
+  int first_run = 0;
+  all_blocks(c, dtype, [&](int, const Block& block, const BlockPlan& plan) {
+    const int axes = axis_count(block.mask);
+    int dims[kAxes];
+    order_axes(block.mask, dims);
+    WgradArguments q = plan.arguments;
+    auto vectors = [&](int64_t elements) { return static_cast<int>(elements * element_size(dtype) / 16); };
+    for (int a = 0; a < kAxes; ++a) {
+      q.axis[a].source = vectors(source.strides[1 + dims[a]]);
+      q.axis[a].result = vectors(result.strides[1 + dims[a]]);
     }
+    q.source = static_cast<const Word4*>(source.data);
+    q.source_image = vectors(source.strides[0]);
+    q.source_group = vectors(source.group);
+    q.source_vectors = vectors(source.channels);
+    q.result = static_cast<const Word4*>(result.data);
+    q.result_image = vectors(result.strides[0]);
+    q.result_group = vectors(result.group);
+    q.result_vectors = static_cast<int>(divide_up(block.orbits * element_size(dtype), 16));
+    for (int copy = 0; copy < block.size(); ++copy) {
+      int reflected = 0;  // along the axes as the kernel takes them
+      for (int a = 0; a < axes; ++a) {
+        if (reflection(block.mask, copy) & axis_bit(dims[a])) reflected |= 1 << a;
+      }
+      q.copy[reflected] = vectors(runs.runs[first_run + copy].at);
+    }
+    first_run += block.size();
+    q.partial = partial;
+    LaunchShape shape;
+    shape.threads = plan.teams * kWgradTeamThreads;
+    shape.blocks[0] = plan.parts * q.orbit_tiles * q.channel_tiles;
+    shape.blocks[1] = c.shape.groups;
+    shape.blocks[2] = plan.splits;
+    shape.shared_bytes = plan.shared_bytes;
+    launches.multiply(c.shape, axes, plan.rolling, shape, q, stream);
+
     WgradReduction s{};
     s.partial = partial;
-    s.splits = static_cast<int>(plan.splits);
-    s.split_size = plan.split_size;
-    s.group_size = plan.group_size;
-    s.taps = taps;
+    s.splits = plan.splits;
+    s.split_size = q.split_size;
+    s.group_size = q.group_size;
+    s.taps = TapOrbits(block.mask, c.shape.kernel);
     s.orbits = block.orbits;
-    s.channels = c.source_channels();
-    s.numbers = plan.split_size;
+    s.channels = q.channels;
+    s.channel_pitch = q.channel_pitch;
     s.weight = c.weight;
     s.weight.data = static_cast<char*>(c.weight.data) + block.first * c.weight.result * element_size(dtype);
-    s.slot_scale = slot_scale(dtype, axis_count(block.mask));
+    // float16 keeps the size of the channels, so that no slot overflows.
+    s.slot_scale = dtype == DType::kFloat16 ? 1.0f / static_cast<float>(block.size()) : 1.0f;
     s.channel = Divisor(s.channels);
     s.orbit = Divisor(s.orbits);
-    s.coefficient = Divisor(c.shape.taps());
-    LaunchShape shape;
-    shape.threads = kReduceThreads;
-    shape.blocks[0] = divide_up(s.numbers, kReduceThreads);
-    launches.reduce(c.shape, shape, s, stream);
+    s.tap_orbit = Divisor(s.taps.count(0));
+    s.numbers = c.shape.groups * s.taps.count(0) * s.orbits * s.channels;
+    LaunchShape reduction;
+    reduction.threads = kReduceThreads;
+    reduction.blocks[0] = divide_up(s.numbers, kReduceThreads);
+    launches.reduce(c.shape, reduction, s, stream);
   });
 }
 

@@ -1,70 +1,51 @@
 // Weight gradient of a convolution with a tied result, on tensor cores.
 //
-// The gradient of coefficient (p, t) of orbit r and source channel c is the sum over the result's points of
-// slot p of the result's gradient times the folded patch: for every tap orbit a product of M = orbits, N =
-// source channels, K = points. A thread block takes one tap orbit, 32 or 64 orbits, 64 channels and every
-// splits-th tile of points; each warp half of the orbits and half of the channels, with one set of
-// accumulators for every coefficient of the tap orbit. Both operands lie in shared memory with points as
-// rows, so ldmatrix transposes them on the way; the taps are folded in registers. The partial sums of the
-// splits go to scratch memory, and a second kernel adds them in a fixed order, unfolds them and stores.
+// The gradient of a coefficient of orbit r and source channel c is the sum over the result's points of the
+// slot of its parity times the folded taps: M = orbits, N = source channels, K = points. All coefficients of
+// a 3 x 3 block of taps are computed together, so that both operands are made once for nine products: the
+// slots from grad_output itself, the fold from the raw taps, both in registers between ldmatrix and mma.
+// Larger kernels are cut into such blocks, one a thread block: along a folded axis the middle tap and a pair
+// of mirrored taps, or a pair; along another axis three taps. Of a third axis a thread block takes one
+// coefficient.
 //
-// Shared memory: [what lies at each position][stage 0][stage 1]; a stage is the patch and then the planes of
-// slots, rows of 64 numbers and a pad that leads neighbours to different banks.
+// A step of K is a point of each of 16 lines (8 in tf32); a line goes along the first axis, and a team of
+// four warps goes along its lines point by point. With three taps at stride 1 that axis needs one new column
+// of taps a step (`Rolling`): the columns before it are still in registers, folded along the second axis.
+// Each warp has 32 orbits and 16 of the 64 channels. The teams of a thread block and the splits of a problem
+// have shares of the lines; the teams' sums are added in shared memory, and those of the splits, which go to
+// scratch memory, by a second kernel, always in the same order.
+//
+// Counted on paper, for 9 coefficients of hv in a half type, for a warp and a step:
+//     mma          36                        288 cycles of a tensor core, so 72 wavefronts for each of 4
+//     warps grad_output  4 copies x 2 ldmatrix.x4  32 wavefronts taps         3 rows x 1 ldmatrix.x4    12
+//     wavefronts, and as many for each of 2 columns before a line copies       4 KiB and 3 x 2 KiB for a
+//     team, 8 and 12 wavefronts for each of its warps others       64 for the butterfly, 8 + 24 for the fold,
+//     24 to move the columns on registers    144 sums, 24 columns that stay, 36 folded taps, of which 12 are
+//     among those, 16 slots
 #pragma once
 
-#include "epilogue.cuh"
-#include "folded_weights.cuh"
-#include "tile_iterator.cuh"
+#include "tile_elements.cuh"
+#include "wgrad_fetch.cuh"
 
 namespace symconv::cuda {
-
-constexpr int kWgradChannels = 64;  // of the source, in a tile
-
-// Rows of 64 numbers: 16 bytes more make eight neighbours start in different banks (ldmatrix), 32 bytes more
-// make the words of four neighbours lie in different banks (tf32, read word by word).
-template <typename T>
-constexpr int kWgradRowBytes = kWgradChannels * int{sizeof(typename TileElement<T>::Storage)} +
-                               (sizeof(typename TileElement<T>::Storage) == 2 ? 16 : 32);
-
-// 16s of orbits of a warp, for a tap orbit paired along `axes` axes.
-SYMCONV_HD constexpr int wgrad_row_tiles(int axes) { return axes == 3 ? 1 : 2; }
-// Orbits in a tile.
-SYMCONV_HD constexpr int wgrad_orbits(int axes) { return 32 * wgrad_row_tiles(axes); }
-
-struct WgradArguments {
-  TileGeometry tile;
-  TapOrbits taps;
-  int first_coefficient, tap_orbits;  // of the tap orbits of this launch
-  SourceView source;
-  SourceView slots;      // planes of the result's gradient
-  int plane[kMaxOrbit];  // channel of the plane of each parity within the pairing, in a group
-  int plane_channels;
-  int orbits, channels;  // of the block, of the source, in a group
-  int orbit_tiles, channel_tiles;
-  int splits, stages, stage_bytes, patch_bytes, points;
-  float* partial;  // [split][group][coefficient][orbit][channel]
-  int64_t split_size, group_size;
-};
 
 // Four registers of operands that lie with K along the rows: those of A for 16 orbits, or of B for two groups
 // of 8 channels.
 template <typename T>
 struct TransposedLoad {
-  static constexpr int kStepPoints = 16;
   // The row (0..15) and the column that this lane gives to ldmatrix.
   static __device__ __forceinline__ int a_row(int lane) { return lane / 16 * 8 + lane % 8; }
   static __device__ __forceinline__ int a_column(int lane) { return lane / 8 % 2 * 8; }
   static __device__ __forceinline__ int b_row(int lane) { return lane / 8 % 2 * 8 + lane % 8; }
   static __device__ __forceinline__ int b_column(int lane) { return lane / 16 * 8; }
-  static constexpr int kRows = 1;  // addresses of a lane
 
-  static __device__ __forceinline__ void a(uint32_t (&r)[4], const SharedAddress (&rows)[kRows],
-                                           uint32_t offset) {
-    load_matrices_transposed<4>(r, rows[0] + offset);
+  template <int Pitch>
+  static __device__ __forceinline__ void a(uint32_t (&r)[4], SharedAddress at) {
+    load_matrices_transposed<4>(r, at);
   }
-  static __device__ __forceinline__ void b(uint32_t (&r)[4], const SharedAddress (&rows)[kRows],
-                                           uint32_t offset) {
-    load_matrices_transposed<4>(r, rows[0] + offset);
+  template <int Pitch>
+  static __device__ __forceinline__ void b(uint32_t (&r)[4], SharedAddress at) {
+    load_matrices_transposed<4>(r, at);
   }
 };
 
@@ -72,241 +53,281 @@ struct TransposedLoad {
 // itself.
 template <>
 struct TransposedLoad<TensorFloat32> {
-  static constexpr int kStepPoints = 8;
-  static constexpr int kRows = 2;
   static __device__ __forceinline__ int a_row(int lane) { return lane % 4; }
   static __device__ __forceinline__ int a_column(int lane) { return lane / 4; }
   static __device__ __forceinline__ int b_row(int lane) { return lane % 4; }
   static __device__ __forceinline__ int b_column(int lane) { return lane / 4; }
 
-  static __device__ __forceinline__ void a(uint32_t (&r)[4], const SharedAddress (&rows)[kRows],
-                                           uint32_t offset) {
-    for (int i = 0; i < 4; ++i)
-      r[i] = to_tf32(word_to_float(load_shared<uint32_t>(rows[i / 2] + offset + i % 2 * 32)));
+  template <int Pitch>
+  static __device__ __forceinline__ void a(uint32_t (&r)[4], SharedAddress at) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) r[i] = load_shared<uint32_t>(at + i / 2 * 4 * Pitch + i % 2 * 32);
   }
-  static __device__ __forceinline__ void b(uint32_t (&r)[4], const SharedAddress (&rows)[kRows],
-                                           uint32_t offset) {
-    for (int i = 0; i < 4; ++i) r[i] = load_shared<uint32_t>(rows[i % 2] + offset + i / 2 * 32);
+  template <int Pitch>
+  static __device__ __forceinline__ void b(uint32_t (&r)[4], SharedAddress at) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) r[i] = load_shared<uint32_t>(at + i % 2 * 4 * Pitch + i / 2 * 32);
   }
 };
 
-SYMCONV_HD constexpr uint32_t pack16(int low, int high) {
-  return static_cast<uint32_t>(low) | static_cast<uint32_t>(high) << 16;
-}
-
-template <typename T, int Axes>
-__global__ void __launch_bounds__(kTileThreads, 2) wgrad_kernel(const WgradArguments q) {
+template <typename T, int Axes, bool Rolling>
+struct Wgrad {
   using Element = TileElement<T>;
+  using Value = typename Element::Value;
   using Storage = typename Element::Storage;
   using Load = TransposedLoad<T>;
-  constexpr int kTaps = 1 << Axes, kRowTiles = wgrad_row_tiles(Axes), kColumnTiles = 4;
-  // Eight taps of 32 channels and the accumulators do not fit in the registers: 16 channels at a time then.
-  constexpr int kAtOnce = Axes == 3 ? 1 : 2;
-  constexpr int kRowBytes = kWgradRowBytes<T>, kVector = 16 / sizeof(Storage),
-                kRowVectors = kWgradChannels / kVector;
-  constexpr int kSlotVectors = wgrad_orbits(Axes) / kVector;
-  SYMCONV_DYNAMIC_SHARED(memory);
-  const int thread = static_cast<int>(threadIdx.x), lane = lane_id(), warp = thread / kWarpSize;
-  const SharedAddress position_table = shared_address(memory);
-  const SharedAddress stage0 = position_table + (q.tile.positions + 1) / 2 * 16;
+  using Taps = WgradTaps<Axes, Rolling>;
+  static constexpr int kBytes = sizeof(Storage), kLines = wgrad_lines(kBytes);
+  static constexpr bool kRolling = Rolling;
+  static constexpr int kPlanes = Axes == 3 ? 2 : 1;       // of taps, at most
+  static constexpr int kCopies = 1 << Axes;               // filters of an orbit
+  static constexpr int kSlots = Axes == 3 ? 4 : kCopies;  // that one coefficient of the third axis needs
+  static constexpr int kResultBytes = wgrad_result_bytes(kBytes, kCopies),
+                       kResultPitch = kResultBytes / kLines;
+  static constexpr int kPositionBytes = wgrad_position_bytes(kBytes),
+                       kPositionPitch = kPositionBytes / kLines;
+  using Column = Value[3][4];         // by the slot along the rows
+  using Sums = float[3][3][2][2][4];  // by the slots along rows and columns, 16 orbits, 8 channels
+  static_assert(sizeof(Sums) == kWgradSums * 16, "what the teams exchange");
 
-  unsigned rest = blockIdx.x;
-  const int channel0 = static_cast<int>(rest % static_cast<unsigned>(q.channel_tiles)) * kWgradChannels;
-  rest /= static_cast<unsigned>(q.channel_tiles);
-  const int orbit0 = static_cast<int>(rest % static_cast<unsigned>(q.orbit_tiles)) * wgrad_orbits(Axes);
-  const int coefficient =
-      q.first_coefficient + static_cast<int>(rest / static_cast<unsigned>(q.orbit_tiles)) * kTaps;
-  const int64_t group = blockIdx.y;
-
-  for (int i = thread; i < q.tile.positions; i += kTileThreads) {
-    int e[4];
-    q.tile.source(i, e);
-    store_shared(position_table + 8 * i, Word2{{pack16(e[0], e[1]), pack16(e[2], e[3])}});
-  }
-  block_barrier();
-
-  const Storage* source = static_cast<const Storage*>(q.source.data) + group * q.source.group + channel0;
-  const Storage* slots = static_cast<const Storage*>(q.slots.data) + group * q.slots.group + orbit0;
-
-  // Eight neighbouring lanes copy 128 bytes of one row.
-  auto fetch = [&](int stage, int64_t tile) {
-    if (tile < q.tile.tile_count()) {
-      const SharedAddress patch = stage0 + static_cast<uint32_t>(stage % q.stages * q.stage_bytes);
-      const TilePlace place(q.tile, tile);
-      const int row0 = thread / 8, vector0 = thread % 8;
-      for (int i = row0; i < q.tile.positions; i += kTileThreads / 8) {
-        const Word2 entry = load_shared<Word2>(position_table + 8 * i);
-        const int e[4] = {static_cast<int>(entry.word[0] & 0xffff), static_cast<int>(entry.word[0] >> 16),
-                          static_cast<int>(entry.word[1] & 0xffff), static_cast<int>(entry.word[1] >> 16)};
-        bool inside = place.origin[0] + e[0] < q.tile.batch;
-        int64_t offset = (place.origin[0] + e[0]) * q.source.strides[0];
-        for (int d = 0; d < kAxes; ++d) {
-          const int x = place.first(q.tile, d) + e[1 + d];
-          inside = inside && x >= 0 && x < q.tile.input[d];
-          offset += x * q.source.strides[1 + d];
-        }
-        for (int v = vector0; v < kRowVectors; v += 8) {
-          const bool valid = inside && channel0 + v * kVector < q.source.channels;
-          copy_async<16>(patch + static_cast<uint32_t>(i * kRowBytes + v * 16),
-                         valid ? source + offset + v * kVector : source, valid);
-        }
-      }
-      for (int i = row0; i < q.points; i += kTileThreads / 8) {
-        int64_t offset = 0;
-        const bool inside = place.result_point(q.tile, i, q.slots.strides[0], q.slots.strides + 1, offset);
-        for (int j = 0; j < kTaps; ++j) {
-          const SharedAddress row =
-              patch + static_cast<uint32_t>(q.patch_bytes + (j * q.points + i) * kRowBytes);
-          for (int v = vector0; v < kSlotVectors; v += 8) {
-            const bool valid = inside && orbit0 + v * kVector < q.plane_channels;
-            copy_async<16>(row + static_cast<uint32_t>(v * 16),
-                           valid ? slots + offset + q.plane[j] + v * kVector : slots, valid);
-          }
-        }
+  // Loads the rows of a column of taps from the positions at `first` and folds them along the planes and the
+  // rows.
+  static __device__ __forceinline__ void load_column(Column& column, const Taps& taps, SharedAddress first,
+                                                     int slot) {
+#pragma unroll
+    for (int row = 0; row < 3; ++row) {
+      if (!taps.rows.has(row)) continue;
+      const SharedAddress from = first + static_cast<uint32_t>(taps.position(row, slot) * kPositionBytes);
+      uint32_t raw[4];
+      Load::template b<kPositionPitch>(raw, from);
+#pragma unroll
+      for (int r = 0; r < 4; ++r) column[row][r] = Element::template value<0>(raw[r]);
+      if (taps.paired) {
+        Load::template b<kPositionPitch>(raw,
+                                         from + static_cast<uint32_t>(taps.positions() * kPositionBytes));
+        const uint32_t factor = Element::factor(taps.odd ? -1 : 1, 1);
+#pragma unroll
+        for (int r = 0; r < 4; ++r) column[row][r] = column[row][r].halved().plus(raw[r], factor);
       }
     }
-    copy_commit();
-  };
-
-  uint32_t tap_offsets[kTaps];
+    if constexpr (Axes >= 2) {
 #pragma unroll
-  for (int j = 0; j < kTaps; ++j) {
-    const Coefficient c = q.taps.coefficient(coefficient + j);
-    tap_offsets[j] = static_cast<uint32_t>(q.tile.tap_offset(c.tap, c.parity) * kRowBytes);
+      for (int r = 0; r < 4; ++r) fold(column[0][r], column[2][r]);
+    }
   }
 
-  float accumulators[kTaps][kRowTiles][kColumnTiles][4] = {};
-  const uint32_t warp_orbits = static_cast<uint32_t>(warp / 2 * 16 * kRowTiles * int{sizeof(Storage)});
-  const uint32_t warp_channels = static_cast<uint32_t>(warp % 2 * 32 * int{sizeof(Storage)});
-  int64_t tile = blockIdx.z;
-  if (q.stages == 2) fetch(0, tile);
-  for (int stage = 0; tile < q.tile.tile_count(); ++stage, tile += q.splits) {
-    if (q.stages == 2) {
-      fetch(stage + 1, tile + q.splits);
-      copy_wait<1>();
-    } else {
-      fetch(stage, tile);
-      copy_wait<0>();
-    }
-    block_barrier();
-    const SharedAddress patch = stage0 + static_cast<uint32_t>(stage % q.stages * q.stage_bytes);
-    for (int k = 0; k < q.points; k += Load::kStepPoints) {
-      SharedAddress rows_a[Load::kRows], rows_b[Load::kRows];
-      for (int i = 0; i < Load::kRows; ++i) {
-        rows_a[i] = patch + warp_orbits +
-                    static_cast<uint32_t>(q.patch_bytes + (k + i * 4 + Load::a_row(lane)) * kRowBytes +
-                                          Load::a_column(lane) * int{sizeof(Storage)});
-        int o[4];
-        q.tile.point(k + i * 4 + Load::b_row(lane), o);
-        rows_b[i] = patch + warp_channels +
-                    static_cast<uint32_t>(q.tile.position(o) * kRowBytes +
-                                          Load::b_column(lane) * int{sizeof(Storage)});
-      }
-#pragma unroll
-      for (int first = 0; first < kColumnTiles / 2; first += kAtOnce) {
-        if constexpr (Axes == 3)
-          warp_barrier();  // keeps the compiler from loading ahead into registers that are not there
-        uint32_t b[kTaps][kAtOnce][4];
-#pragma unroll
-        for (int n = 0; n < kAtOnce; ++n) {
-#pragma unroll
-          for (int j = 0; j < kTaps; ++j) {
-            Load::b(b[j][n], rows_b,
-                    tap_offsets[j] + static_cast<uint32_t>((first + n) * 16 * int{sizeof(Storage)}));
-          }
-#pragma unroll
-          for (int r = 0; r < 4; ++r) {
-            typename Element::Value values[kTaps];
-#pragma unroll
-            for (int j = 0; j < kTaps; ++j) values[j] = Element::template value<Axes>(b[j][n][r]);
-            hadamard<kTaps>(values);
-#pragma unroll
-            for (int j = 0; j < kTaps; ++j) b[j][n][r] = values[j].operand();
-          }
-        }
-#pragma unroll
-        for (int j = 0; j < kTaps; ++j) {
-#pragma unroll
-          for (int m = 0; m < kRowTiles; ++m) {
-            uint32_t a[4];
-            Load::a(a, rows_a,
-                    static_cast<uint32_t>(j * q.points * kRowBytes + m * 16 * int{sizeof(Storage)}));
-#pragma unroll
-            for (int n = 0; n < kAtOnce; ++n) {
-              const uint32_t low[2] = {b[j][n][0], b[j][n][1]}, high[2] = {b[j][n][2], b[j][n][3]};
-              mma<T>(accumulators[j][m][2 * (first + n)], a, low);
-              mma<T>(accumulators[j][m][2 * (first + n) + 1], a, high);
-            }
-          }
-        }
-      }
-    }
-    block_barrier();  // before the stage is overwritten
+  // A pair of taps becomes its sum and its difference.
+  static __device__ __forceinline__ void fold(Value& first, Value& second) {
+    Value pair[2] = {first.halved(), second.halved()};
+    hadamard<2>(pair);
+    first = pair[0];
+    second = pair[1];
   }
-  copy_wait<0>();
 
-  float* partial = q.partial + static_cast<int64_t>(blockIdx.z) * q.split_size + group * q.group_size;
+  // The slots of 16 orbits, by parity along columns and rows, from all their copies.
+  static __device__ __forceinline__ void load_slots(uint32_t (&slots)[kSlots][4], const Taps& taps,
+                                                    SharedAddress copies) {
+    Value values[4][kSlots];
 #pragma unroll
-  for (int j = 0; j < kTaps; ++j) {
+    for (int s = 0; s < kSlots; ++s) {
+      uint32_t raw[4];
+      Load::template a<kResultPitch>(raw, copies + s * kWgradOrbits * kBytes);
 #pragma unroll
-    for (int m = 0; m < kRowTiles; ++m) {
+      for (int r = 0; r < 4; ++r) values[r][s] = Element::template value<Axes>(raw[r]);
+      if constexpr (Axes == 3) {
+        Load::template a<kResultPitch>(raw, copies + (s + kSlots) * kWgradOrbits * kBytes);
+        const uint32_t factor = Element::factor(taps.odd ? -1 : 1, Axes);
 #pragma unroll
-      for (int n = 0; n < kColumnTiles; ++n) {
+        for (int r = 0; r < 4; ++r) values[r][s] = values[r][s].plus(raw[r], factor);
+      }
+    }
 #pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          const int orbit = orbit0 + warp / 2 * 16 * kRowTiles + m * 16 + e / 2 * 8 + lane / 4;
-          const int channel = channel0 + warp % 2 * 32 + n * 8 + lane % 4 * 2 + e % 2;
-          if (orbit < q.orbits && channel < q.channels) {
-            partial[(static_cast<int64_t>(coefficient + j) * q.orbits + orbit) * q.channels + channel] =
-                accumulators[j][m][n][e];
-          }
+    for (int r = 0; r < 4; ++r) {
+      hadamard<kSlots>(values[r]);
+#pragma unroll
+      for (int s = 0; s < kSlots; ++s) slots[s][r] = values[r][s].operand();
+    }
+  }
+
+  // Adds one step: the folded taps of three columns by the slots of 32 orbits, or of 16 without the `second`
+  // ones. The branch also keeps the compiler from loading their slots ahead into registers that are not
+  // there.
+  static __device__ __forceinline__ void multiply(Sums& sums, const Taps& taps, const Column (&window)[3],
+                                                  SharedAddress copies, bool second) {
+    uint32_t folded[3][3][4];
+#pragma unroll
+    for (int row = 0; row < 3; ++row) {
+      if (!taps.rows.has(row)) continue;
+#pragma unroll
+      for (int r = 0; r < 4; ++r) {
+        Value first = window[0][row][r], last = window[2][row][r];
+        if constexpr (Axes >= 1) fold(first, last);
+        folded[row][0][r] = first.operand();
+        folded[row][1][r] = window[1][row][r].operand();
+        folded[row][2][r] = last.operand();
+      }
+    }
+#pragma unroll
+    for (int m = 0; m < 2; ++m) {
+      if (m > 0 && !second) break;
+      uint32_t slots[kSlots][4];
+      load_slots(slots, taps, copies + m * 16 * kBytes);
+#pragma unroll
+      for (int row = 0; row < 3; ++row) {
+#pragma unroll
+        for (int column = 0; column < 3; ++column) {
+          if (!taps.rows.has(row) || !taps.columns.has(column)) continue;
+          const int slot = (Axes >= 1 && column == 2 ? 1 : 0) + (Axes >= 2 && row == 2 ? 2 : 0);
+          const uint32_t (&b)[4] = folded[row][column];
+          const uint32_t low[2] = {b[0], b[1]}, high[2] = {b[2], b[3]};
+          mma<T>(sums[row][column][m][0], slots[slot], low);
+          mma<T>(sums[row][column][m][1], slots[slot], high);
         }
       }
     }
   }
-}
-
-constexpr int kReduceThreads = 128;
-
-struct WgradReduction {
-  const float* partial;
-  int splits;
-  int64_t split_size, group_size;
-  TapOrbits taps;
-  int64_t orbits, channels, numbers;  // numbers: of the block's gradient in all groups
-  WeightView weight;
-  float slot_scale;  // what the slots were multiplied with
-  Divisor channel, orbit, coefficient;
 };
 
-// One thread per number of the gradient: adds the splits in order, and of its tap orbit's coefficients what
-// belongs to its tap.
-template <typename T>
-__global__ void __launch_bounds__(kReduceThreads, 4) wgrad_reduce_kernel(WgradReduction s) {
-  using Storage = typename TileElement<T>::Storage;
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * kReduceThreads + threadIdx.x;
-  if (i >= s.numbers) return;
-  int64_t channel = i;
-  int64_t orbit = s.channel.divide(channel);
-  int64_t index = s.orbit.divide(orbit);
-  const int64_t group = s.coefficient.divide(index);
-  const Coefficient c = s.taps.coefficient(static_cast<int>(index));
-  const int64_t first = index - subset_index(c.paired, c.parity);
-  float total = 0;
-  for (int j = 0; j < c.terms(); ++j) {
-    const float* from =
-        s.partial + group * s.group_size + ((first + j) * s.orbits + orbit) * s.channels + channel;
-    float sum = 0;
-    for (int split = 0; split < s.splits; ++split) sum += from[split * s.split_size];
-    total += sign(subset(c.paired, j), c.parity) > 0 ? sum : -sum;
+// A lane's share of 16 orbits by 8 channels of sums, and two neighbouring channels of it.
+struct alignas(16) WgradSum {
+  float values[4];
+};
+struct alignas(8) WgradPair {
+  float values[2];
+};
+
+template <typename T, int Axes, bool Rolling>
+__global__ void __launch_bounds__(kWgradTeams* kWgradTeamThreads, 1) wgrad_kernel(const WgradArguments q) {
+  using Kernel = Wgrad<T, Axes, Rolling>;
+  using Load = typename Kernel::Load;
+  SYMCONV_DYNAMIC_SHARED(memory);
+  const int thread = static_cast<int>(threadIdx.x) % kWgradTeamThreads, lane = lane_id(),
+            warp = thread / kWarpSize;
+  const int team = static_cast<int>(threadIdx.x) / kWgradTeamThreads,
+            teams = static_cast<int>(blockDim.x) / kWgradTeamThreads;
+
+  using Taps = typename Kernel::Taps;
+  const WgradPlace place(q);
+  const SharedAddress stage0 = shared_address(memory);
+  const SharedAddress team_stage = stage0 + static_cast<uint32_t>(team * q.stage_columns * q.column_bytes);
+  const bool has_channels = place.channel + warp * 16 < q.channels;
+  const bool second = place.orbit + 16 < q.orbits;
+  WgradFetch<Kernel> lines;
+  WgradWalk<Rolling> walk(q, static_cast<int>(blockIdx.z));
+
+  // Starts the copies of a stage of this team; returns which of its columns complete a step.
+  auto fetch = [&](uint32_t stage) {
+    const int thread = keep_here(static_cast<int>(threadIdx.x)) % kWgradTeamThreads;
+    const Taps taps(q, place);
+    uint32_t complete = 0;
+    SharedAddress to = team_stage + stage;
+#pragma unroll 1
+    for (int c = 0; c < q.stage_columns && walk.left > 0; ++c) {
+      if (walk.at_start() || !(lines.inside & lines.kStarted))
+        lines.start_line(q, taps, thread, walk.line * teams + team);
+      lines.start_taps(q, taps, thread, to + Kernel::kResultBytes, walk.at,
+                       WgradWalk<Rolling>::kAhead - walk.missing);
+      if (walk.missing == 0) {
+        lines.start_points(q, thread, to, walk.at);
+        complete |= 1u << c;
+      }
+      walk.advance(q);
+      to += static_cast<uint32_t>(q.column_bytes);
+    }
+    copy_commit();
+    return complete;
+  };
+
+  typename Kernel::Sums sums = {};
+  typename Kernel::Column window[3] = {};
+  uint32_t stage = 0;  // its offset in shared memory
+  int columns = walk.columns(q);
+  uint32_t next = fetch(stage);
+#pragma unroll 1
+  for (; columns > 0; columns -= q.stage_columns) {
+    copy_wait<0>();
+    block_barrier();  // the stage is there, and the other one may be overwritten
+    uint32_t complete = has_channels ? next : 0;
+    next = fetch(static_cast<uint32_t>(q.stage_bytes) - stage);
+    const int at = keep_here(lane);
+    SharedAddress a = team_stage + stage +
+                      static_cast<uint32_t>(Load::a_row(at) * Kernel::kResultPitch +
+                                            Load::a_column(at) * Kernel::kBytes),
+                  b = team_stage + stage +
+                      static_cast<uint32_t>(Kernel::kResultBytes + Load::b_row(at) * Kernel::kPositionPitch +
+                                            (warp * 16 + Load::b_column(at)) * Kernel::kBytes);
+#pragma unroll 1
+    for (int c = 0; c < q.stage_columns; ++c) {
+      const Taps taps(q, place);
+      if constexpr (Rolling) {
+#pragma unroll
+        for (int row = 0; row < 3; ++row) {
+#pragma unroll
+          for (int r = 0; r < 4; ++r) {
+            window[0][row][r] = window[1][row][r];
+            window[1][row][r] = window[2][row][r];
+          }
+        }
+        Kernel::load_column(window[2], taps, b, 2);
+      } else {
+#pragma unroll
+        for (int slot = 0; slot < 3; ++slot) {
+#pragma unroll
+          for (int i = 0; i < 12; ++i)
+            window[slot][i / 4][i % 4] = {};  // so that nothing is kept from the step before
+          if (taps.columns.has(slot)) Kernel::load_column(window[slot], taps, b, slot);
+        }
+      }
+      if (complete & 1) Kernel::multiply(sums, taps, window, a, second);
+      complete >>= 1;
+      a += static_cast<uint32_t>(q.column_bytes);
+      b += static_cast<uint32_t>(q.column_bytes);
+    }
+    stage = static_cast<uint32_t>(q.stage_bytes) - stage;
   }
-  total /= s.slot_scale;
-  if (!TileElement<T>::kHalvesOnPatch) total /= static_cast<float>(c.terms());
-  int64_t offset = group * s.weight.group + orbit * s.weight.result + channel * s.weight.source;
-  for (int d = 0; d < kAxes; ++d) {
-    offset += (c.parity & axis_bit(d) ? s.taps.kernel[d] - 1 - c.tap[d] : c.tap[d]) * s.weight.tap[d];
+  copy_wait<0>();
+  block_barrier();  // before the stages are overwritten
+
+  // The second team hands its sums to the first.
+  const Taps taps(q, place);
+  auto each_sum = [&](auto&& visit) {
+    SharedAddress at = stage0 + static_cast<uint32_t>(thread * 16);
+#pragma unroll
+    for (int row = 0; row < 3; ++row) {
+#pragma unroll
+      for (int column = 0; column < 3; ++column) {
+        if (!taps.rows.has(row) || !taps.columns.has(column)) continue;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          visit(row, column, i / 2, i % 2, sums[row][column][i / 2][i % 2], at);
+          at += 16 * kWgradTeamThreads;
+        }
+      }
+    }
+  };
+  if (team > 0) {
+    each_sum([&](int, int, int, int, const float (&sum)[4], SharedAddress at) {
+      store_shared(at, WgradSum{{sum[0], sum[1], sum[2], sum[3]}});
+    });
   }
-  static_cast<Storage*>(s.weight.data)[offset] = Element<Storage>::store(total);
+  block_barrier();
+  if (team > 0) return;
+  const WgradPlace here(q);
+  float* partial = q.partial + static_cast<int64_t>(blockIdx.z) * q.split_size + blockIdx.y * q.group_size;
+  each_sum([&](int row, int column, int m, int n, const float (&sum)[4], SharedAddress at) {
+    const WgradSum other = teams > 1 ? load_shared<WgradSum>(at) : WgradSum{};
+    const int tap = taps.plane * q.axis[2].coefficient + taps.rows.tap[row] * q.axis[1].coefficient +
+                    taps.columns.tap[column] * q.axis[0].coefficient;
+    const int channel = here.channel + warp * 16 + n * 8 + lane % 4 * 2;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int orbit = here.orbit + m * 16 + half * 8 + lane / 4;
+      const WgradPair pair{
+          {sum[2 * half] + other.values[2 * half], sum[2 * half + 1] + other.values[2 * half + 1]}};
+      store_global(partial + (static_cast<int64_t>(tap) * q.orbits + orbit) * q.channel_pitch + channel, pair,
+                   orbit < q.orbits && channel < q.channels);
+    }
+  });
 }
 
 }  // namespace symconv::cuda

@@ -35,6 +35,8 @@ inline SharedAddress shared_address(const void* pointer) {
   return static_cast<SharedAddress>(static_cast<const char*>(pointer) - emulator::shared_base());
 }
 
+inline int keep_here(int value) { return value; }
+
 template <int Bytes>
 void copy_async(SharedAddress destination, const void* source, bool valid, Site site = Site::here()) {
   static_assert(Bytes == 4 || Bytes == 8 || Bytes == 16, "cp.async copies 4, 8 or 16 bytes");
