@@ -71,33 +71,25 @@ int64_t tile_rows(const Convolution& c, int lanes, int vectors, int64_t most_poi
   return ceil_div(row_count, t.rows) * width_tiles * c.groups;
 }
 
-// Flat tiles, of whole panels: the same.
+// Flat tiles, of whole vectors: the same.
 int64_t tile_flat(const Convolution& c, int lanes, int vectors, int64_t most_points, int threads, Tiling& t) {
-  const int64_t panel = static_cast<int64_t>(lanes) * vectors;
-  const int64_t image = c.output[0] * c.output[1] * c.output[2],
-                halo = (c.kernel[1] - 1) * c.dilation[1] * c.output[2];
+  const int64_t image = c.output[0] * c.output[1] * c.output[2];
+  const int64_t halo = (c.kernel[1] - 1) * c.dilation[1] * c.output[2];
   const Costs costs(c);
   double best = std::numeric_limits<double>::infinity();
   int64_t best_tiles = 0;
   t.flat = true;
   t.width = 1;
-  for (int64_t points = panel; points == panel || points <= most_points; points += panel) {
+  for (int64_t points = lanes; points <= most_points; points += lanes) {
     for (const bool by_image : {true, false}) {
       const int64_t run = by_image ? image : c.batch * image, runs = by_image ? c.batch : 1;
       const int64_t tiles = runs * ceil_div(run, points) * c.groups;
-      if (tiles == 0) continue;
-      // The work of all tiles, of which the busiest thread has a share that is rounded up to tiles.
-      const int64_t last = run % points;
-      const double work = static_cast<double>(runs) *
-                          (static_cast<double>(run / points) * costs.points(points, lanes, vectors) +
-                           costs.points(last, lanes, vectors));
-      const double share = static_cast<double>(ceil_div(tiles, threads)) / static_cast<double>(tiles);
+      const double turns = static_cast<double>(ceil_div(tiles, threads));
       // Tiles within an image, of a planar source, need no staging.
       const double staged =
           by_image ? 0.0
                    : costs.staged_vector * static_cast<double>(c.kernel[0] * ceil_div(points + halo, lanes));
-      const double cost =
-          share * (work * static_cast<double>(c.groups) + static_cast<double>(tiles) * (staged + kTileCost));
+      const double cost = turns * (costs.points(std::min(points, run), lanes, vectors) + staged + kTileCost);
       if (cost < best) {
         best = cost;
         best_tiles = tiles;
