@@ -247,3 +247,30 @@ def test_a_grid_that_is_too_large_is_named(device: Device) -> None:
     finally:
         device.module.settings().max_grid_x = limit
     check(device, "fprop", problem, torch.float32)
+
+
+def far_apart(tensor: torch.Tensor) -> torch.Tensor:
+    """The same two images, channels last, over 2^31 elements from each other."""
+    batch, channels, height, width = tensor.shape
+    strides = (2**31 + 64, 1, width * channels, channels)
+    storage = torch.zeros((batch - 1) * strides[0] + channels * height * width, dtype=tensor.dtype)
+    return storage.as_strided(tensor.shape, strides).copy_(tensor)
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_elements_past_2_to_the_31(device: Device, operator: str) -> None:
+    p = problem("far", 16, 8, (5, 6), 3, {"hv": 16}, padding=1, batch=2, layout="channels_last")
+    reference = case_of(p, torch.bfloat16)
+    t = reference.tensors
+    assert device.kernel_for(operator, p, torch.bfloat16) == "tensor core"
+    device.module.settings().seed = 0
+
+    def run(tensors: Tensors) -> torch.Tensor:
+        result = torch.empty_like(getattr(reference.oracle, operator), dtype=torch.bfloat16)
+        return getattr(device, operator)(p, tensors, result)
+
+    if operator == "dgrad":
+        far = Tensors(t.input, t.weight, far_apart(t.grad_output), t.bias_a, t.bias_b)
+    else:
+        far = Tensors(far_apart(t.input), t.weight, t.grad_output, t.bias_a, t.bias_b)
+    assert torch.equal(run(far), run(t))

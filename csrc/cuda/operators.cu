@@ -24,10 +24,20 @@ bool takes(const Convolution& c, DType dtype, bool allow_tf32) {
                                   : tied_result::takes(c, dtype, allow_tf32);
 }
 
+// Whether the kernels of fprop or dgrad cannot read a source that is not tied, whatever its alignment.
+bool far_apart(const Convolution& c, const Tensor& source) {
+  if (c.op == Operator::kWgrad) return false;
+  const SourceView view{source.data,
+                        {source.strides[0], source.strides[2], source.strides[3], source.strides[4]},
+                        c.source_channels(),
+                        static_cast<int>(c.source_channels())};
+  return !tied_result::reads(c, source.dtype, view);
+}
+
 // Bytes at the start of the workspace for a packed copy of the source.
 int64_t copy_size(const Convolution& c, const Tensor& source) {
   const SourceShape shape = source_of(c);
-  return copy_size(shape, whole_run(shape), source);
+  return copy_size(shape, whole_run(shape), source, far_apart(c, source));
 }
 
 // The source as the kernels read it, copied to the start of the workspace if need be.
@@ -35,7 +45,7 @@ SourceView packed(const Problem& problem, const Convolution& c, const Tensor& so
                   const Context& context) {
   const SourceShape shape = source_of(c);
   ChannelRuns runs = whole_run(shape);
-  return packed(problem, shape, runs, source, context.workspace, context.stream);
+  return packed(problem, shape, runs, source, context.workspace, context.stream, far_apart(c, source));
 }
 
 // The shape of a convolution does not depend on the weight's strides.

@@ -34,10 +34,10 @@ ChannelRuns tied_runs(const ChannelMap& map) {
   return runs;
 }
 
-int64_t copy_size(const SourceShape& shape, const ChannelRuns& runs, const Tensor& tensor) {
+int64_t copy_size(const SourceShape& shape, const ChannelRuns& runs, const Tensor& tensor, bool far_apart) {
   const int64_t whole = vector(tensor.dtype);
-  bool readable = reinterpret_cast<uintptr_t>(tensor.data) % 16 == 0 && tensor.strides[1] == 1 &&
-                  shape.channels / shape.groups % whole == 0;
+  bool readable = !far_apart && reinterpret_cast<uintptr_t>(tensor.data) % 16 == 0 &&
+                  tensor.strides[1] == 1 && shape.channels / shape.groups % whole == 0;
   for (int r = 0; r < runs.count; ++r)
     readable = readable && runs.runs[r].first % whole == 0 && runs.runs[r].channels % whole == 0;
   const int64_t extents[4] = {shape.batch, shape.points[0], shape.points[1], shape.points[2]};
@@ -54,8 +54,8 @@ int64_t copy_size(const SourceShape& shape, const ChannelRuns& runs, const Tenso
 }
 
 SourceView packed(const Problem& problem, const SourceShape& shape, ChannelRuns& runs, const Tensor& tensor,
-                  void* memory, cudaStream_t stream) {
-  const int64_t bytes = copy_size(shape, runs, tensor);
+                  void* memory, cudaStream_t stream, bool far_apart) {
+  const int64_t bytes = copy_size(shape, runs, tensor, far_apart);
   if (bytes == 0) {
     const int64_t channels = shape.channels / shape.groups;
     return {tensor.data,

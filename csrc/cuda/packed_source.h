@@ -43,11 +43,12 @@ ChannelRuns whole_run(const SourceShape& shape);
 ChannelRuns tied_runs(const ChannelMap& map);
 
 // Bytes of the copy (see packed()) that a tensor needs, a multiple of 16: none where it can be read as it
-// lies.
-int64_t copy_size(const SourceShape& shape, const ChannelRuns& runs, const Tensor& tensor);
+// lies, unless it is `far_apart`: the kernels count on steps that are smaller.
+int64_t copy_size(const SourceShape& shape, const ChannelRuns& runs, const Tensor& tensor,
+                  bool far_apart = false);
 // The tensor as the kernels read it: itself, or a copy in `memory` (copy_size() bytes, aligned to 16) with
 // every run padded by zeros. Notes in the runs where they are.
 SourceView packed(const Problem& problem, const SourceShape& shape, ChannelRuns& runs, const Tensor& tensor,
-                  void* memory, cudaStream_t stream);
+                  void* memory, cudaStream_t stream, bool far_apart = false);
 
 }  // namespace symconv::cuda

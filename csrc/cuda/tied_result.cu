@@ -145,6 +145,16 @@ bool takes(const Convolution& c, DType dtype, bool allow_tf32) {
   return all;
 }
 
+bool reads(const Convolution& c, DType dtype, const SourceView& source) {
+  bool all = true;
+  for_each_block(c, [&](const Block& block) {
+    Plan plan{};
+    if (make_plan(c, dtype, axis_count(block.mask), block.orbits, plan))
+      all = all && offsets_fit(plan.tile, source);
+  });
+  return all;
+}
+
 int64_t workspace_size(const Convolution& c, DType dtype) {
   int64_t words = 0;
   for_each_block(c, [&](const Block& block) {
