@@ -24,6 +24,8 @@ EXCEPTIONS = (*CPU_EXCEPTIONS, NO_TENSOR_CORE)
 
 # Input channels of a group that are narrow: a vector of them, at most.
 _NARROW = 16
+# Input channels of a group from which a CUDA tensor-core kernel can be faster: it computes 16 at a time.
+_CUDA_CHANNELS = 8
 # Taps that a CUDA tensor-core kernel takes at most; residues modulo the stride that its dgrad does.
 _CUDA_TAPS = 128
 _CUDA_RESIDUES = 64
@@ -67,7 +69,7 @@ def _has_tensor_core_kernels(problem: Problem, dtype: torch.dtype, tf32: bool) -
     """Whether every operator that a call may need, gradients included, has a fast CUDA tensor-core kernel."""
     if not (dtype in (torch.float16, torch.bfloat16) or (dtype == torch.float32 and tf32)):
         return False
-    if math.prod(problem.kernel_size) > _CUDA_TAPS:
+    if math.prod(problem.kernel_size) > _CUDA_TAPS or problem.in_channels // problem.groups < _CUDA_CHANNELS:
         return False
     residues = math.prod(problem.stride)
     if residues == 1:

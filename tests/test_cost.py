@@ -115,7 +115,10 @@ def test_on_a_gpu_only_problems_with_tensor_core_kernels_are_folded(dtype):
     assert not folded(far)
     assert not folded(transposed)  # its weight gradient
     assert not folded(large)
+    narrow = SymmetricConv2d(3, 8, 3, symmetry={"hv": 8}).problem
+    assert not folded(narrow)
     with torch.no_grad():
+        assert not folded(narrow)
         assert folded(strided)
         assert folded(even)
         assert folded(far)
