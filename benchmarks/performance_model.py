@@ -388,7 +388,8 @@ arXiv:2402.13499); the rate of its L2 cache is not published, and the A100's is 
     yield "## Bars (counted and predicted, not measured)"
     yield """All filters hv, bf16, an A100, 3x3 kernels with padding 1. Wavefronts and conflicts are what a
 sum twice as long adds, so that a block's start and end drop out, on maps of 16x16 that fill the
-GPU. "Other instructions" are those of cuda-kernels.md. Speedups are for a batch of 64."""
+GPU. "Other instructions" are those of cuda-kernels.md. Speedups are for a batch of 64. dgrad
+is counted on 128 channels, which fill its tile; 64 fill half of it, and the copies weigh more."""
     yield tables.markdown(BAR_HEADER, rows, left=2)
     missed = [bar for bar in rows if bar.verdict == MISSED]
     if missed:
