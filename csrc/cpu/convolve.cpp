@@ -104,8 +104,8 @@ class Convolve {
   Convolve(const Convolution& convolution, int threads)
       : c_(convolution),
         kernels_(kernels<T>()),
-        schedule_(schedule(convolution, kernels_.lanes, kernels_.vectors, kernels_.rows, kernels_.l1_bytes,
-                           kernels_.l2_bytes, sizeof(T), threads)),
+        schedule_(schedule(convolution, kernels_.lanes, kernels_.vectors, kernels_.rows, kernels_.folds_aside,
+                           kernels_.l1_bytes, kernels_.l2_bytes, sizeof(T), threads)),
         patch_(convolution, schedule_.tiling, kernels_.lanes, sizeof(T)),
         packing_(convolution, patch_, schedule_.piece_columns, kernels_.rows),
         panel_(kernels_.lanes * schedule_.vectors) {}
@@ -167,9 +167,7 @@ class Convolve {
       }
       plan_calls(group, k, packed, scratch);
       look_ahead(group, tile, k, source, output, scratch);
-      for (int64_t i = 0; i * panel < points; ++i) {
-        multiply(i, std::min(panel, points - i * panel), k, planes, accumulators + i * panel, row, scratch);
-      }
+      multiply(points, k, planes, accumulators, row, scratch);
     }
     write(group, accumulators, row, bias, output, scratch);
   }
@@ -259,38 +257,63 @@ class Convolve {
     }
   }
 
-  // Folds panel `i`, of `points` points, of one chunk, piece by piece, and adds its products to the slots.
-  void multiply(int64_t i, int64_t points, size_t k, const Patch::Planes<T>& planes, T* sums,
-                int64_t sums_row, ThreadScratch& scratch) const {
-    const Chunk& chunk = patch_.chunks()[k];
-    const int64_t panel = panel_;
-    const int first_move = i == 0 ? 0 : scratch.ends[i - 1], moves = scratch.ends[i] - first_move;
-    const int vectors = static_cast<int>(ceil_div(points, kernels_.lanes));
+  // Folds one chunk of a tile, panel by panel and piece by piece, and adds its products to the slots. Where
+  // the kernels can, they fold the next piece while they multiply one.
+  void multiply(int64_t points, size_t k, const Patch::Planes<T>& planes, T* sums, int64_t sums_row,
+                ThreadScratch& scratch) const {
     const std::vector<Piece>& pieces = packing_.pieces(k);
-    T* folded = scratch.folded.get<T>(patch_.coefficients() * pieces[0].columns * panel);
-    const Call* call = scratch.calls.data();
-    for (size_t j = 0; j < pieces.size(); ++j) {
-      const Piece& piece = pieces[j];
-      const int64_t n = piece.columns * panel;
-      patch_.fold(kernels_, chunk, piece.first, piece.columns, scratch.moves, first_move, moves,
-                  scratch.masks, planes, folded, panel);
-      const Slot* slot = nullptr;
-      Segment<T> segments[kMaxOrbit];
-      int count = 0;
-      for (const Call* const end = scratch.calls.data() + scratch.call_ends[j]; call != end; ++call) {
-        if (call->slot != slot) {
-          slot = call->slot;
-          count = 0;
-          for (const Slot::Run& run : slot->runs) {
-            segments[count].b = folded + run.first * n;
-            segments[count++].k = run.count * piece.columns;
-          }
-        }
-        scratch.source.advance(scratch.source_lines);
-        scratch.output.advance(scratch.output_lines);
-        kernels_.gemm(call->m, vectors, static_cast<const T*>(call->packed), 1, call->m, segments, count,
-                      panel, sums + call->target * sums_row, sums_row, k > 0 || j > 0);
+    const int64_t panel = panel_, panels = ceil_div(points, panel);
+    const size_t count = pieces.size();
+    const int64_t size = patch_.coefficients() * pieces[0].columns * panel;
+    const size_t buffers = kernels_.folds_aside ? 2 : 1;
+    T* folded = scratch.folded.get<T>(static_cast<int64_t>(buffers) * size);
+    FoldArguments<T> folds[2];  // of this step and the next
+    const auto plan = [&](size_t step) {
+      const size_t i = step / count;
+      const Piece& piece = pieces[step % count];
+      const int first = i == 0 ? 0 : scratch.ends[i - 1];
+      patch_.fold(patch_.chunks()[k], piece.first, piece.columns, scratch.moves, first,
+                  scratch.ends[i] - first, scratch.masks, planes,
+                  folded + static_cast<int64_t>(step % buffers) * size, panel, folds[step % 2]);
+    };
+    const size_t steps = static_cast<size_t>(panels) * count;
+    plan(0);
+    for (size_t step = 0; step < steps; ++step) {
+      kernels_.fold(folds[step % 2]);
+      FoldArguments<T>* aside = nullptr;
+      if (step + 1 < steps) {
+        plan(step + 1);
+        if (kernels_.folds_aside) aside = &folds[(step + 1) % 2];
       }
+      const int64_t point = static_cast<int64_t>(step / count) * panel;
+      const int vectors = static_cast<int>(ceil_div(std::min(panel, points - point), kernels_.lanes));
+      multiply_piece(step % count, vectors, k, folds[step % 2].folded, sums + point, sums_row, aside,
+                     scratch);
+    }
+  }
+
+  [[gnu::noinline]] void multiply_piece(size_t j, int vectors, size_t k, const T* folded, T* sums,
+                                        int64_t sums_row, FoldArguments<T>* aside,
+                                        ThreadScratch& scratch) const {
+    const int64_t columns = packing_.pieces(k)[j].columns, n = columns * panel_;
+    const Slot* slot = nullptr;
+    Segment<T> segments[kMaxOrbit];
+    int count = 0;
+    const Call* const calls = scratch.calls.data();
+    const Call* const end = calls + scratch.call_ends[j];
+    for (const Call* call = calls + (j == 0 ? 0 : scratch.call_ends[j - 1]); call != end; ++call) {
+      if (call->slot != slot) {
+        slot = call->slot;
+        count = 0;
+        for (const Slot::Run& run : slot->runs) {
+          segments[count].b = folded + run.first * n;
+          segments[count++].k = run.count * columns;
+        }
+      }
+      scratch.source.advance(scratch.source_lines);
+      scratch.output.advance(scratch.output_lines);
+      kernels_.gemm(call->m, vectors, static_cast<const T*>(call->packed), 1, call->m, segments, count,
+                    panel_, sums + call->target * sums_row, sums_row, k > 0 || j > 0, aside);
     }
   }
 

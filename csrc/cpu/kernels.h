@@ -81,6 +81,13 @@ struct FoldArguments {
   int64_t mask_row;
   T* folded;  // [coefficient][column][point], rows `folded_row` elements apart
   int64_t folded_row;
+  // What comes next, where the fold is done bit by bit: a column, counted from `first`, of a move of a set.
+  struct Position {
+    int64_t first, column;
+    int set, move;
+  } at;
+
+  bool finished() const { return at.first == columns || set_count == 0 || move_count == 0; }
 };
 
 // What the epilogue needs: `slots` slots of `orbits` orbits, as rows of points, the orbits of one slot
@@ -164,17 +171,19 @@ struct Kernels {
   int64_t l1_bytes;   // what a coefficient class of a folded panel should stay below
   int64_t l2_bytes;   // what a thread's working set should stay below
   bool masked_reads;  // fold does not touch what a mask leaves out
+  bool folds_aside;   // gemm has registers left to fold on the side
 
   int panel() const { return lanes * vectors; }
 
   // C[i][j] = (accumulate ? C[i][j] : 0) + sum over segments and k of A[i][k] B[k][j], i < m <= rows, j < v *
   // lanes. A[i][k] is a[i * a_row + k * a_col], k counting through all segments; rows of B are b_row, rows of
   // C c_row apart. With a_row = 1 and a_col = m (packed weights) the strides are compile-time constants.
+  // `aside`, unless null, is a fold of which it may do a part meanwhile: of other data.
   void (*gemm)(int m, int v, const T* a, int64_t a_row, int64_t a_col, const Segment<T>* segments, int count,
-               int64_t b_row, T* c, int64_t c_row, bool accumulate);
+               int64_t b_row, T* c, int64_t c_row, bool accumulate, FoldArguments<T>* aside);
 
-  // The fold.
-  void (*fold)(const FoldArguments<T>&);
+  // The fold, or what is left of it.
+  void (*fold)(FoldArguments<T>&);
 
   // Staging: `columns` planes from elements source[column * column_stride + i * point_stride], i < n, widened
   // to T, to target[column * plane + i]. Where columns are consecutive in the source and points are not, up

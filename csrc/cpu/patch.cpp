@@ -358,11 +358,11 @@ Patch::Planes<T> Patch::unstaged(const Kernels<T>& kernels, const Tile& tile, co
 }
 
 template <typename T>
-void Patch::fold(const Kernels<T>& kernels, const Chunk& chunk, int64_t first, int64_t columns,
-                 const std::vector<Move>& moves, int begin, int count, const std::vector<uint32_t>& masks,
-                 const Planes<T>& planes, T* folded, int64_t folded_row) const {
+void Patch::fold(const Chunk& chunk, int64_t first, int64_t columns, const std::vector<Move>& moves,
+                 int begin, int count, const std::vector<uint32_t>& masks, const Planes<T>& planes, T* folded,
+                 int64_t folded_row, FoldArguments<T>& f) const {
   const std::vector<PlaneSet>& sets = planes.staged ? sets_[chunk.block].staged : sets_[chunk.block].unstaged;
-  FoldArguments<T> f{};
+  f.at = {};
   f.sets = sets.data();
   f.set_count = static_cast<int>(sets.size());
   f.columns = columns;
@@ -374,7 +374,6 @@ void Patch::fold(const Kernels<T>& kernels, const Chunk& chunk, int64_t first, i
   f.masks = tiling_.flat ? masks.data() + begin * f.mask_row : nullptr;
   f.folded = folded;
   f.folded_row = folded_row;
-  kernels.fold(f);
 }
 
 void Patch::runs(const Tile& tile, int64_t begin, int64_t end, const Tensor& tensor,
@@ -433,13 +432,14 @@ void Patch::point_runs(const Tile& tile, int64_t piece, std::vector<PointRun>& r
   if (target > 0) ends.push_back(static_cast<int>(runs.size()));
 }
 
-#define SYMCONV_INSTANTIATE(T)                                                                              \
-  template void Patch::stage<T>(const Kernels<T>&, const std::vector<StagedRun>&, const Chunk&, int64_t,    \
-                                const Tensor&, T*) const;                                                   \
-  template Patch::Planes<T> Patch::unstaged<T>(const Kernels<T>&, const Tile&, const Chunk&, int64_t,       \
-                                               const Tensor&) const;                                        \
-  template void Patch::fold<T>(const Kernels<T>&, const Chunk&, int64_t, int64_t, const std::vector<Move>&, \
-                               int, int, const std::vector<uint32_t>&, const Planes<T>&, T*, int64_t) const;
+#define SYMCONV_INSTANTIATE(T)                                                                           \
+  template void Patch::stage<T>(const Kernels<T>&, const std::vector<StagedRun>&, const Chunk&, int64_t, \
+                                const Tensor&, T*) const;                                                \
+  template Patch::Planes<T> Patch::unstaged<T>(const Kernels<T>&, const Tile&, const Chunk&, int64_t,    \
+                                               const Tensor&) const;                                     \
+  template void Patch::fold<T>(const Chunk&, int64_t, int64_t, const std::vector<Move>&, int, int,       \
+                               const std::vector<uint32_t>&, const Planes<T>&, T*, int64_t,              \
+                               FoldArguments<T>&) const;
 SYMCONV_INSTANTIATE(float)
 SYMCONV_INSTANTIATE(double)
 

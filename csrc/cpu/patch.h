@@ -109,12 +109,12 @@ class Patch {
   void moves(const Tile& tile, int64_t panel, std::vector<Move>& moves, std::vector<int>& ends,
              std::vector<uint32_t>& masks) const;
 
-  // Folds columns [first, first + columns) of a chunk, to [coefficient][column][point], by `count` of those
-  // moves, from `begin` on.
+  // The fold of columns [first, first + columns) of a chunk, to [coefficient][column][point], by `count` of
+  // those moves, from `begin` on.
   template <typename T>
-  void fold(const Kernels<T>& kernels, const Chunk& chunk, int64_t first, int64_t columns,
-            const std::vector<Move>& moves, int begin, int count, const std::vector<uint32_t>& masks,
-            const Planes<T>& planes, T* folded, int64_t folded_row) const;
+  void fold(const Chunk& chunk, int64_t first, int64_t columns, const std::vector<Move>& moves, int begin,
+            int count, const std::vector<uint32_t>& masks, const Planes<T>& planes, T* folded,
+            int64_t folded_row, FoldArguments<T>& arguments) const;
 
   // For planes with points as rows (wgrad's): the runs of a tile's points in pieces of `piece` points, from
   // staged point to point of the piece; ends[i] is where piece i's runs end.

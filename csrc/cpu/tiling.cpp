@@ -103,17 +103,19 @@ int64_t tile_flat(const Convolution& c, int lanes, int vectors, int64_t most_poi
 
 }  // namespace
 
-Schedule schedule(const Convolution& c, int lanes, int vectors, int rows, int64_t l1_bytes, int64_t l2_bytes,
-                  int64_t element_bytes, int threads) {
+Schedule schedule(const Convolution& c, int lanes, int vectors, int rows, bool folds_aside, int64_t l1_bytes,
+                  int64_t l2_bytes, int64_t element_bytes, int threads) {
   const int64_t panel = static_cast<int64_t>(lanes) * vectors, taps = std::max<int64_t>(1, c.taps());
   Schedule s{};
   s.vectors = vectors;
 
   // The weights' side. It must not depend on extents or threads: packed weights hold for every input.
-  // With few rows the fold weighs most: its results should stay in L1 until the GEMM reads them. With many
-  // rows the GEMM does, and longer sums load and store its accumulators less often.
+  // With few rows the fold weighs most: its results should stay in L1 until the GEMM reads them, unless it is
+  // done on the side. With many rows the GEMM does, and longer sums load and store its accumulators less
+  // often.
   const int64_t column_bytes = taps * panel * element_bytes;
-  const int64_t piece_bytes = c.row_filters() <= 32 ? l1_bytes * 6 / 10 : l1_bytes * 38 / 10;
+  const int64_t tenths = c.row_filters() > 32 ? 38 : folds_aside ? 14 : 6;
+  const int64_t piece_bytes = l1_bytes * tenths / 10;
   int64_t copies = 1;
   for (const Block& b : c.columns) copies = std::max<int64_t>(copies, b.size());
   s.piece_columns = std::clamp<int64_t>(piece_bytes / column_bytes, kPieceColumns, kPiecePlanes / copies);

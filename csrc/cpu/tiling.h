@@ -22,9 +22,9 @@ struct Schedule {
 };
 
 // For fprop and the pieces of dgrad. tiling.columns and piece_columns depend on the kernel and the channels
-// only.
-Schedule schedule(const Convolution& convolution, int lanes, int vectors, int rows, int64_t l1_bytes,
-                  int64_t l2_bytes, int64_t element_bytes, int threads);
+// only. `folds_aside`: a piece is folded while the one before is multiplied, so two are held.
+Schedule schedule(const Convolution& convolution, int lanes, int vectors, int rows, bool folds_aside,
+                  int64_t l1_bytes, int64_t l2_bytes, int64_t element_bytes, int threads);
 
 // For wgrad. Of its GEMM's two results' sides, folded columns and filters, one fills vectors: columns, with
 // points as rows of the folded patch, or filters.

@@ -333,7 +333,7 @@ class Wgrad {
             kernels_.gemm(static_cast<int>(part(rows_, tiles, t + 1) - r),
                           static_cast<int>(part(n, panels, j + 1) - v), gradient.at(p, r, point),
                           gradient.row_step, gradient.point_step, &segment, 1, point_row,
-                          accumulators + r * row + lane, row, accumulate || i > 0);
+                          accumulators + r * row + lane, row, accumulate || i > 0, nullptr);
           }
         }
       }
@@ -346,8 +346,10 @@ class Wgrad {
     T* staged = scratch.staged.get<T>(patch_.staged_elements());
     T* folded = scratch.folded.get<T>(c_.taps() * schedule_.tiling.columns * points_ + lanes_);
     patch_.stage(kernels_, scratch.staging, chunk, group, input, staged);
-    patch_.fold(kernels_, chunk, 0, chunk.columns, scratch.moves, 0, static_cast<int>(scratch.moves.size()),
-                scratch.masks, patch_.staged(chunk, staged), folded, points_);
+    FoldArguments<T> fold;
+    patch_.fold(chunk, 0, chunk.columns, scratch.moves, 0, static_cast<int>(scratch.moves.size()),
+                scratch.masks, patch_.staged(chunk, staged), folded, points_, fold);
+    kernels_.fold(fold);
     const int64_t points = patch_.points(tile);
     for (const LanePanel& panel : panels_) {
       const int64_t width = panel.vectors * lanes_;
@@ -363,7 +365,7 @@ class Wgrad {
           for (int64_t r = 0; r < rows; r += kernels_.rows) {
             kernels_.gemm(static_cast<int>(std::min<int64_t>(kernels_.rows, rows - r)), panel.vectors,
                           a + r * points_, points_, 1, &segment, 1, gradient.point_step, c + r * width, width,
-                          accumulate || point > 0);
+                          accumulate || point > 0, nullptr);
           }
         }
       }

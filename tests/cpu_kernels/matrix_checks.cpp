@@ -55,10 +55,29 @@ void check_gemm(const Kernels<T>& kernels, Random& random, Report& report) {
         expected.require(i * c_row + j, sum);
       }
     }
-    kernels.gemm(m, v, a.data(), a_row, a_col, segments.data(), count, b_row, c.data(), c_row, accumulate);
+    kernels.gemm(m, v, a.data(), a_row, a_col, segments.data(), count, b_row, c.data(), c_row, accumulate,
+                 nullptr);
     const int64_t at = expected.difference(c);
     report.check(at < 0, "row %ld, column %ld differs", static_cast<long>(at / c_row),
                  static_cast<long>(at % c_row));
+  }
+}
+
+// Multiplies a few times with the fold on the side, which must not change the products.
+template <typename T>
+void fold_some_aside(const Kernels<T>& kernels, Random& random, FoldArguments<T>& fold, Report& report) {
+  for (int64_t calls = random.between(0, 3); calls > 0; --calls) {
+    const int m = static_cast<int>(random.chance(0.8) ? kernels.rows : random.between(1, kernels.rows));
+    const int v = static_cast<int>(random.between(1, kernels.vectors));
+    const int64_t n = static_cast<int64_t>(v) * kernels.lanes, depth = random.between(0, 60);
+    std::vector<T> a(m * depth), b(depth * n), c(m * n), alone(m * n);
+    for (T& x : a) x = random.number<T>();
+    for (T& x : b) x = random.number<T>();
+    const int64_t first = random.between(0, depth);
+    const Segment<T> segments[] = {{b.data(), first}, {b.data() + first * n, depth - first}};
+    kernels.gemm(m, v, a.data(), 1, m, segments, 2, n, c.data(), n, false, &fold);
+    kernels.gemm(m, v, a.data(), 1, m, segments, 2, n, alone.data(), n, false, nullptr);
+    report.check(c == alone, "products differ with a fold on the side");
   }
 }
 
@@ -150,9 +169,20 @@ void check_fold(const Kernels<T>& kernels, Random& random, Report& report) {
         }
       }
     }
-    kernels.fold({sets.data(), set_count, columns, planes.data(), column, moves.data(),
-                  static_cast<int>(moves.size()), masked ? masks.data() : nullptr, mask_row, folded.data(),
-                  folded_row});
+    FoldArguments<T> arguments{sets.data(),
+                               set_count,
+                               columns,
+                               planes.data(),
+                               column,
+                               moves.data(),
+                               static_cast<int>(moves.size()),
+                               masked ? masks.data() : nullptr,
+                               mask_row,
+                               folded.data(),
+                               folded_row,
+                               {}};
+    fold_some_aside(kernels, random, arguments, report);
+    kernels.fold(arguments);
     const int64_t at = expected.difference(folded);
     report.check(at < 0, "row %ld, point %ld differs", static_cast<long>(at / folded_row),
                  static_cast<long>(at % folded_row));

@@ -1,6 +1,8 @@
 // The fold of kernels.h.
 #pragma once
 
+#include <algorithm>
+
 #include "../../common/fold.h"
 #include "../kernels.h"
 #include "dispatch.h"
@@ -29,11 +31,11 @@ struct Offsets {
 
 // `Vectors` moves to neighbouring vectors of a panel, for `columns` columns. One address register for each
 // move, advanced from column to column, and one for each offset serve all loads and stores. Get loads a tap's
-// vector, put stores one.
-template <typename T, int Terms, bool Shared, int Vectors, typename Get, typename Put>
+// vector, put stores one; between() is called after every column.
+template <typename T, int Terms, bool Shared, int Vectors, typename Get, typename Put, typename Between>
 SYMCONV_INLINE void fold_moves(const Offsets<Terms, Shared>& at, const Move* moves, const T* planes,
                                int64_t column_step, T* folded, int64_t folded_row, int64_t columns, Get&& get,
-                               Put&& put) {
+                               Put&& put, Between&& between) {
   const T* from[Vectors];
   for (int v = 0; v < Vectors; ++v) from[v] = planes + moves[v].source;
   T* to = folded + moves[0].target;
@@ -60,8 +62,11 @@ SYMCONV_INLINE void fold_moves(const Offsets<Terms, Shared>& at, const Move* mov
       from[v] += column_step;
     }
     to += folded_row;
+    between();
   }
 }
+
+constexpr auto kNothing = [] {};
 
 // One set, every tap of which exists: moves three or two at a time where they fill neighbouring vectors,
 // since the offsets cost as much to set up as some vectors cost to fold.
@@ -81,80 +86,139 @@ __attribute__((noinline)) void fold_set(const FoldArguments<T>& f, const PlaneSe
   const Move* const end = f.moves + f.move_count;
   for (const Move* m = f.moves; m != end;) {
     if (end - m >= 3 && neighbours(m) && neighbours(m + 1)) {
-      fold_moves<T, Terms, Shared, 3>(at, m, planes, column_step, folded, folded_row, columns, get, whole);
+      fold_moves<T, Terms, Shared, 3>(at, m, planes, column_step, folded, folded_row, columns, get, whole,
+                                      kNothing);
       m += 3;
     } else if (end - m >= 2 && neighbours(m)) {
-      fold_moves<T, Terms, Shared, 2>(at, m, planes, column_step, folded, folded_row, columns, get, whole);
+      fold_moves<T, Terms, Shared, 2>(at, m, planes, column_step, folded, folded_row, columns, get, whole,
+                                      kNothing);
       m += 2;
     } else if (m->count == L) {
-      fold_moves<T, Terms, Shared, 1>(at, m++, planes, column_step, folded, folded_row, columns, get, whole);
+      fold_moves<T, Terms, Shared, 1>(at, m++, planes, column_step, folded, folded_row, columns, get, whole,
+                                      kNothing);
     } else {
       const int count = m->count;
-      fold_moves<T, Terms, Shared, 1>(at, m++, planes, column_step, folded, folded_row, columns, get,
-                                      [=](T* p, Vector<T> v) { store_partial<T>(p, v, count); });
+      fold_moves<T, Terms, Shared, 1>(
+          at, m++, planes, column_step, folded, folded_row, columns, get,
+          [=](T* p, Vector<T> v) { store_partial<T>(p, v, count); }, kNothing);
     }
   }
 }
 
-// One set with masks, which stay in registers for all columns of a move.
-template <typename T, int Terms, bool Shared>
-__attribute__((noinline)) void fold_masked_set(const FoldArguments<T>& f, const PlaneSet& set, int64_t first,
-                                               int64_t columns) {
-  constexpr int L = kLanes<T>;
-  const Offsets<Terms, Shared> at(f, set);
-  const int64_t column_step = f.column, folded_row = f.folded_row;
-  const T* planes = f.planes + first * column_step;
-  T* folded = f.folded + first * folded_row;
-  for (int m = 0; m < f.move_count; ++m) {
-    const uint32_t* bits = f.masks + m * f.mask_row;
-    const auto fold = [&](const auto& masks) __attribute__((always_inline)) {
-      const auto get = [&](const T* p, int e) __attribute__((always_inline)) { return masks[e].load(p); };
-      if (f.moves[m].count == L) {
-        fold_moves<T, Terms, Shared, 1>(at, f.moves + m, planes, column_step, folded, folded_row, columns,
-                                        get, [](T* p, Vector<T> v) { store<T>(p, v); });
-      } else {
-        const int count = f.moves[m].count;
-        fold_moves<T, Terms, Shared, 1>(at, f.moves + m, planes, column_step, folded, folded_row, columns,
-                                        get, [=](T* p, Vector<T> v) { store_partial<T>(p, v, count); });
-      }
-    };
-    const auto mask = [&](int e) __attribute__((always_inline)) { return LaneMask<T>(bits[set.mask[e]]); };
-    if constexpr (Terms == 1) {
-      const LaneMask<T> masks[] = {mask(0)};
-      fold(masks);
-    } else if constexpr (Terms == 2) {
-      const LaneMask<T> masks[] = {mask(0), mask(1)};
-      fold(masks);
-    } else if constexpr (Terms == 4) {
-      const LaneMask<T> masks[] = {mask(0), mask(1), mask(2), mask(3)};
-      fold(masks);
-    } else {
-      const LaneMask<T> masks[] = {mask(0), mask(1), mask(2), mask(3), mask(4), mask(5), mask(6), mask(7)};
-      fold(masks);
-    }
-  }
-}
-
-// A few columns at a time: their planes' lines, which most sets read, stay in L1.
+// How many columns go through all sets together: a few, whose planes' lines, which most sets read, stay in
+// L1; not very few, for what is set up for each set and move.
 template <typename T>
-void fold(const FoldArguments<T>& f) {
-  constexpr int64_t kColumns = 16;
-  const int64_t parts = (f.columns + kColumns - 1) / kColumns;
-  for (int64_t part = 0; part < parts; ++part) {
-    const int64_t first = f.columns * part / parts, columns = f.columns * (part + 1) / parts - first;
-    for (int s = 0; s < f.set_count; ++s) {
-      const PlaneSet& set = f.sets[s];
-      with_power(set.terms, [&](auto terms) {
-        if (f.masks) {
-          set.shared ? fold_masked_set<T, terms(), true>(f, set, first, columns)
-                     : fold_masked_set<T, terms(), false>(f, set, first, columns);
-        } else {
-          set.shared ? fold_set<T, terms(), true>(f, set, first, columns)
-                     : fold_set<T, terms(), false>(f, set, first, columns);
-        }
-      });
-    }
+SYMCONV_INLINE int64_t columns_together(const FoldArguments<T>& f) {
+  constexpr int64_t kMost = 16;
+  const int64_t left = f.columns - f.at.first;
+  return left <= kMost ? left : left < 2 * kMost ? left / 2 : kMost;
+}
+
+// Those of them that are left of the move that comes next.
+template <typename T>
+SYMCONV_INLINE int64_t columns_left(const FoldArguments<T>& f) {
+  return columns_together(f) - f.at.column;
+}
+
+// All moves of a set are done.
+template <typename T>
+SYMCONV_INLINE void next_set(FoldArguments<T>& f) {
+  f.at.move = 0;
+  if (++f.at.set < f.set_count) return;
+  f.at.set = 0;
+  f.at.first += columns_together(f);
+}
+
+// `columns` columns of the move and set that come next, with masks, which stay in registers.
+template <typename T, int Terms, bool Shared, bool Whole, typename Between>
+SYMCONV_INLINE void fold_masked(const Offsets<Terms, Shared>& at, const FoldArguments<T>& f, int64_t columns,
+                                Between&& between) {
+  const Move& move = f.moves[f.at.move];
+  const uint32_t* bits = f.masks + f.at.move * f.mask_row;
+  const int64_t first = f.at.first + f.at.column;
+  const auto fold = [&](const auto& masks) __attribute__((always_inline)) {
+    const auto get = [&](const T* p, int e) __attribute__((always_inline)) { return masks[e].load(p); };
+    const int count = move.count;
+    const auto put = [=](T* p, Vector<T> v) __attribute__((always_inline)) {
+      Whole ? store<T>(p, v) : store_partial<T>(p, v, count);
+    };
+    fold_moves<T, Terms, Shared, 1>(at, &move, f.planes + first * f.column, f.column,
+                                    f.folded + first * f.folded_row, f.folded_row, columns, get, put,
+                                    between);
+  };
+  const int* taps = f.sets[f.at.set].mask;
+  const auto mask = [&](int e) __attribute__((always_inline)) { return LaneMask<T>(bits[taps[e]]); };
+  if constexpr (Terms == 1) {
+    const LaneMask<T> masks[] = {mask(0)};
+    fold(masks);
+  } else if constexpr (Terms == 2) {
+    const LaneMask<T> masks[] = {mask(0), mask(1)};
+    fold(masks);
+  } else if constexpr (Terms == 4) {
+    const LaneMask<T> masks[] = {mask(0), mask(1), mask(2), mask(3)};
+    fold(masks);
+  } else {
+    const LaneMask<T> masks[] = {mask(0), mask(1), mask(2), mask(3), mask(4), mask(5), mask(6), mask(7)};
+    fold(masks);
   }
+}
+
+// What is left of a set with masks.
+template <typename T, int Terms, bool Shared>
+__attribute__((noinline)) void fold_masked_set(FoldArguments<T>& f) {
+  const Offsets<Terms, Shared> at(f, f.sets[f.at.set]);
+  for (; f.at.move < f.move_count; ++f.at.move) {
+    const int64_t columns = columns_left(f);
+    if (f.moves[f.at.move].count == kLanes<T>) {
+      fold_masked<T, Terms, Shared, true>(at, f, columns, kNothing);
+    } else {
+      fold_masked<T, Terms, Shared, false>(at, f, columns, kNothing);
+    }
+    f.at.column = 0;
+  }
+}
+
+template <typename T>
+void fold(FoldArguments<T>& f) {
+  for (; !f.finished(); next_set(f)) {
+    const PlaneSet& set = f.sets[f.at.set];
+    with_power(set.terms, [&](auto terms) {
+      if (f.masks) {
+        set.shared ? fold_masked_set<T, terms(), true>(f) : fold_masked_set<T, terms(), false>(f);
+      } else {
+        set.shared ? fold_set<T, terms(), true>(f, set, f.at.first, columns_left(f))
+                   : fold_set<T, terms(), false>(f, set, f.at.first, columns_left(f));
+      }
+    });
+  }
+}
+
+// Whether what comes next can be folded on the side: a whole vector with masks.
+template <typename T>
+SYMCONV_INLINE bool can_fold_aside(const FoldArguments<T>& f) {
+  return f.masks && !f.finished() && f.moves[f.at.move].count == kLanes<T>;
+}
+
+// The next columns of a fold, at most `most`, of the same move and set; between() is called after each.
+// Returns how many they were: none if they cannot be folded on the side.
+template <typename T, typename Between>
+SYMCONV_INLINE int64_t fold_aside(FoldArguments<T>& f, int64_t most, Between&& between) {
+  if (!can_fold_aside(f)) return 0;
+  const PlaneSet& set = f.sets[f.at.set];
+  const int64_t columns = std::min(columns_left(f), most);
+  const auto run = [&](auto terms, auto shared) __attribute__((always_inline)) {
+    const Offsets<terms(), shared()> at(f, set);
+    fold_masked<T, terms(), shared(), true>(at, f, columns, between);
+  };
+  with_power(set.terms, [&](auto terms) __attribute__((always_inline)) {
+    set.shared ? run(terms, std::true_type{}) : run(terms, std::false_type{});
+  });
+  f.at.column += columns;
+  if (columns_left(f) == 0) {
+    f.at.column = 0;
+    if (++f.at.move == f.move_count) next_set(f);
+  }
+  return columns;
 }
 
 }  // namespace

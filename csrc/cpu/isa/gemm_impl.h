@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../kernels.h"
+#include "fold_impl.h"
 #include "simd.h"
 
 namespace symconv::cpu {
@@ -15,10 +16,15 @@ constexpr int chains(int accumulators, int vectors, int most) {
   return n;
 }
 
-// Packed: a_row = 1 and a_col = M are known when this is compiled.
-template <typename T, int M, int V, bool Packed>
+// A fold on the side needs registers beside those of a tile: as many as a set has terms, and its masks.
+constexpr bool kFoldsAside = kRegisters >= 32 && kMaskRegisters;
+
+// Packed: a_row = 1 and a_col = M are known when this is compiled. Aside: some of a fold is done, a column of
+// a vector with every k. The loads and stores of the one then fill the gaps that the multiplications of the
+// other leave.
+template <typename T, int M, int V, bool Packed, bool Aside>
 void gemm_tile(const T* a, int64_t a_row, int64_t a_col, const Segment<T>* segments, int count, int64_t b_row,
-               T* c, int64_t c_row, bool accumulate) {
+               T* c, int64_t c_row, bool accumulate, FoldArguments<T>* aside) {
   constexpr int L = kLanes<T>, Chains = chains(M * V, V, Packed ? 12 : 16);
   Vector<T> partial[Chains][M][V] = {};
   const auto add_products = [&](const T* b, Vector<T>(*sum)[V]) __attribute__((always_inline)) {
@@ -36,6 +42,17 @@ void gemm_tile(const T* a, int64_t a_row, int64_t a_col, const Segment<T>* segme
   for (int s = 0; s < count; ++s) {
     const T* b = segments[s].b;
     int64_t k = segments[s].k;
+    if constexpr (Aside) {
+      const auto add_next = [&]() __attribute__((always_inline)) {
+        add_products(b, partial[0]);
+        b += b_row;
+      };
+      while (k > 0) {
+        const int64_t done = fold_aside(*aside, k, add_next);
+        if (done == 0) break;
+        k -= done;
+      }
+    }
     for (; k >= Chains; k -= Chains) {
 #pragma GCC unroll 4
       for (int n = 0; n < Chains; ++n, b += b_row) add_products(b, partial[n]);
@@ -75,21 +92,33 @@ void gemm_tile(const T* a, int64_t a_row, int64_t a_col, const Segment<T>* segme
 }
 
 template <typename T>
-using GemmTile = void (*)(const T*, int64_t, int64_t, const Segment<T>*, int, int64_t, T*, int64_t, bool);
+using GemmTile = void (*)(const T*, int64_t, int64_t, const Segment<T>*, int, int64_t, T*, int64_t, bool,
+                          FoldArguments<T>*);
 
 template <typename T, int Rows, int Vectors>
 struct Gemm {
   template <bool Packed, int... I>
   static GemmTile<T> find(int m, int v, std::integer_sequence<int, I...>) {
-    static constexpr GemmTile<T> table[] = {gemm_tile<T, I / Vectors + 1, I % Vectors + 1, Packed>...};
+    static constexpr GemmTile<T> table[] = {gemm_tile<T, I / Vectors + 1, I % Vectors + 1, Packed, false>...};
     return table[(m - 1) * Vectors + v - 1];
   }
+  // For whole panels of packed rows, which take nearly all the time.
+  template <int... I>
+  static GemmTile<T> find_aside(int v, std::integer_sequence<int, I...>) {
+    static constexpr GemmTile<T> table[] = {gemm_tile<T, Rows, I + 1, true, kFoldsAside>...};
+    return table[v - 1];
+  }
   static void run(int m, int v, const T* a, int64_t a_row, int64_t a_col, const Segment<T>* segments,
-                  int count, int64_t b_row, T* c, int64_t c_row, bool accumulate) {
+                  int count, int64_t b_row, T* c, int64_t c_row, bool accumulate, FoldArguments<T>* aside) {
     using All = std::make_integer_sequence<int, Rows * Vectors>;
     const bool packed = a_row == 1 && a_col == m;
-    const GemmTile<T> tile = packed ? find<true>(m, v, All{}) : find<false>(m, v, All{});
-    tile(a, a_row, a_col, segments, count, b_row, c, c_row, accumulate);
+    GemmTile<T> tile = packed ? find<true>(m, v, All{}) : find<false>(m, v, All{});
+    if constexpr (kFoldsAside) {
+      if (packed && m == Rows && aside && can_fold_aside(*aside)) {
+        tile = find_aside(v, std::make_integer_sequence<int, Vectors>{});
+      }
+    }
+    tile(a, a_row, a_col, segments, count, b_row, c, c_row, accumulate, aside);
   }
 };
 

@@ -155,6 +155,13 @@ constexpr bool kMaskedReads = true;
 constexpr bool kMaskedReads = false;
 #endif
 
+// Whether masks have registers of their own.
+#if defined(__AVX512F__)
+constexpr bool kMaskRegisters = true;
+#else
+constexpr bool kMaskRegisters = false;
+#endif
+
 template <typename T>
 class LaneMask {
  public:
