@@ -313,7 +313,7 @@ def test_results_of_more_than_2_to_the_31_elements(
 
 
 def test_nothing_that_a_graph_capture_forbids() -> None:
-    """Of the CUDA runtime the host side calls only this: it waits for nothing, allocates and copies nothing."""
+    """Of the CUDA runtime the host side calls only this: no waiting, no allocation, no copy."""
     sources = Path(__file__).parents[1] / "csrc" / "cuda"
     calls = {
         call
