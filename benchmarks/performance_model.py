@@ -145,13 +145,12 @@ class MainLoop(NamedTuple):
         return self.load_wavefronts + self.copy_wavefronts
 
 
-def sums(operator: str, symmetry: str) -> tuple[Problem, Problem]:
-    """Two problems that fill the GPU and the tiles of every kernel, the second with a sum twice as long."""
-    small = Layer("counts", A100.multiprocessors, 64, 256, (16, 16))
+def sums(operator: str, symmetry: str, channels: int) -> tuple[Problem, Problem]:
+    """Two problems that fill the GPU, the second with a sum twice as long."""
+    small = Layer("counts", A100.multiprocessors, channels, 256, (16, 16))
     if operator == "fprop":
-        large = dataclasses.replace(small, in_channels=128)
+        large = dataclasses.replace(small, in_channels=2 * channels)
     elif operator == "dgrad":
-        small = dataclasses.replace(small, in_channels=128)
         large = dataclasses.replace(small, out_channels=512)
     else:  # as many tiles of points for each split
         small, large = (dataclasses.replace(small, batch=batch) for batch in (132, 264))
@@ -159,13 +158,13 @@ def sums(operator: str, symmetry: str) -> tuple[Problem, Problem]:
 
 
 @functools.cache
-def main_loop(operator: str, symmetry: str, dtype: str) -> MainLoop:
+def main_loop(operator: str, symmetry: str, dtype: str, channels: int) -> MainLoop:
     """The difference of two runs whose sums differ in length."""
 
     def total(p: Problem, value: Callable[[Counted], int]) -> int:
         return sum(value(launch) for launch in counted(operator, p, dtype) if launch.mma)
 
-    few, many = sums(operator, symmetry)
+    few, many = sums(operator, symmetry, channels)
 
     def grows(value: Callable[[Counted], int]) -> int:
         return total(many, value) - total(few, value)
@@ -215,7 +214,8 @@ STEP = f"predicted against cuDNN at {CUDNN:.0%} of peak, training step"
 
 # Symmetries and dtypes of the bars; only the first is held to them.
 SHOWN = (("hv", "bf16"), ("hv", "tf32"), ("h", "bf16"))
-WAVEFRONT_LIMITS = {"fprop": 0.85, "dgrad": 0.85, "wgrad": 1.0}
+# Operators and input channels whose main loops are counted, and the bars on their wavefronts.
+MAIN_LOOPS = {("fprop", 64): 0.85, ("dgrad", 128): 0.85, ("dgrad", 64): 0.85, ("wgrad", 64): 1.0}
 CYCLES = A100.mma_cycles / QUARTERS  # of a multiprocessor, for a tensor-core instruction
 
 
@@ -237,18 +237,22 @@ def shares() -> Iterator[Bar]:
 
 def of_main_loop(symmetry: str, dtype: str, held: bool) -> Iterator[Bar]:
     """Counts of the main loops on an A100."""
-    for operator, limit in WAVEFRONT_LIMITS.items():
-        of, case = main_loop(operator, symmetry, dtype), f"{operator}, {symmetry}, {dtype}"
-        yield at_most(WAVEFRONTS, case, limit if held else None, of.wavefronts / CYCLES)
-        yield at_most(LOADS, case, None, of.load_wavefronts / CYCLES)
-    for operator in OPERATORS:
-        of, case = main_loop(operator, symmetry, dtype), f"{operator}, {symmetry}, {dtype}"
-        yield at_most(CONFLICTS, case, 0 if held else None, of.conflicts / CYCLES, 3)
-    for operator in OPERATORS:
-        kernel = next(x.kernel for x in counted(operator, sums(operator, symmetry)[0], dtype) if x.mma)
+
+    def case(operator: str, channels: int) -> str:
+        return f"{operator}, {symmetry}, {dtype}, {channels} channels"
+
+    for loop, limit in MAIN_LOOPS.items():
+        of = main_loop(loop[0], symmetry, dtype, loop[1])
+        yield at_most(WAVEFRONTS, case(*loop), limit if held else None, of.wavefronts / CYCLES)
+        yield at_most(LOADS, case(*loop), None, of.load_wavefronts / CYCLES)
+    for operator, channels in MAIN_LOOPS:
+        of = main_loop(operator, symmetry, dtype, channels)
+        yield at_most(CONFLICTS, case(operator, channels), 0 if held else None, of.conflicts / CYCLES, 3)
+    for operator, channels in MAIN_LOOPS:
+        few, _ = sums(operator, symmetry, channels)
+        kernel = next(x.kernel for x in counted(operator, few, dtype) if x.mma)
         of_code = issued(operator, symmetry, "3x3", dtype, A100.architecture, kernel) - 1
-        case = f"{operator}, {symmetry}, {dtype}"
-        yield at_most(OTHERS, case, 0.7 if held else None, of_code / A100.mma_cycles)
+        yield at_most(OTHERS, case(operator, channels), 0.7 if held else None, of_code / A100.mma_cycles)
 
 
 def squares() -> list[Layer]:
@@ -388,8 +392,9 @@ arXiv:2402.13499); the rate of its L2 cache is not published, and the A100's is 
     yield "## Bars (counted and predicted, not measured)"
     yield """All filters hv, bf16, an A100, 3x3 kernels with padding 1. Wavefronts and conflicts are what a
 sum twice as long adds, so that a block's start and end drop out, on maps of 16x16 that fill the
-GPU. "Other instructions" are those of cuda-kernels.md. Speedups are for a batch of 64. dgrad
-is counted on 128 channels, which fill its tile; 64 fill half of it, and the copies weigh more."""
+GPU, with 64 input channels; of dgrad also with 128, of which a thread block can take two tiles
+beside each other, so that the copies weigh less. "Other instructions" are those of
+cuda-kernels.md. Speedups are for a batch of 64."""
     yield tables.markdown(BAR_HEADER, rows, left=2)
     missed = [bar for bar in rows if bar.verdict == MISSED]
     if missed:

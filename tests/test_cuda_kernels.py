@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
+import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 import torch
 from emulator import build
 from emulator.operators import Device
+from huge import end_of_huge_result, last_points
 from oracle import Results, results
 from oracle import case as case_of
 from problems import CONVOLUTIONS, FEW, PROBLEMS, TIMES, Problem, Tensors, lay_out, problem, random_problems
@@ -274,3 +277,54 @@ def test_elements_past_2_to_the_31(device: Device, operator: str) -> None:
     else:
         far = Tensors(far_apart(t.input), t.weight, t.grad_output, t.bias_a, t.bias_b)
     assert torch.equal(run(far), run(t))
+
+
+# Taps along v, stride, dtype, and the kernel that runs, by the side that is tied.
+WAYS = {
+    "strips": (3, 1, torch.bfloat16, "tied_{}_strips_kernel"),
+    "boxes": (1, 1, torch.bfloat16, "tied_{}_kernel"),
+    "tf32": (1, 1, torch.float32, "tied_{}_kernel"),
+    "strided": (3, 2, torch.float16, "tied_{}_kernel"),
+    "plain": (3, 1, torch.float64, "_plain_kernel"),
+}
+
+
+@pytest.mark.parametrize(
+    ("along", "layout"), [("images", "channels_last"), ("rows", "channels_last"), ("rows", "contiguous")]
+)
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("operator", "side"), [("fprop", "result"), ("dgrad", "source")])
+def test_results_of_more_than_2_to_the_31_elements(
+    device: Device, operator: str, side: str, way: str, along: str, layout: str
+) -> None:
+    taps, stride, dtype, kernel = WAYS[way]
+    channels = {"fprop": (512, 8), "dgrad": (32, 512)}[operator]
+    options = {"padding": (taps // 2, 1), "stride": stride, "batch": 1, "layout": layout}
+    p = problem("huge", *channels, (16, 16), (taps, 3), {"hv": channels[0]}, **options)
+    reference = case_of(p, dtype)
+    device.module.reset_counters()
+    value = end_of_huge_result(device, operator, p, reference.tensors, along, allow_tf32=True)
+    assert any(kernel.format(side) in launch["kernel"] for launch in device.module.launches())
+    oracle, dense = (last_points(getattr(of, operator)) for of in (reference.oracle, reference.dense))
+    if way == "tf32":
+        dense = last_points(getattr(dense_in_tf32(p), operator))
+    in_half = dtype in (torch.float16, torch.bfloat16)
+    assert_close(operator, value, oracle, dense, folded_in_half=in_half, context=(way, along, layout))
+
+
+def test_nothing_that_a_graph_capture_forbids() -> None:
+    """Of the CUDA runtime the host side calls only this: no waiting, no allocation, no copy."""
+    sources = Path(__file__).parents[1] / "csrc" / "cuda"
+    calls = {
+        call
+        for file in sources.iterdir()
+        for call in re.findall(r"\b(cuda[A-Z]\w*|cu[A-Z]\w*)\s*(?:<[^>]*>)?\(", file.read_text())
+    }
+    assert calls == {
+        "cudaDeviceGetAttribute",
+        "cudaFuncSetAttribute",
+        "cudaGetDevice",
+        "cudaGetErrorString",
+        "cudaGetLastError",
+        "cudaLaunchKernelEx",
+    }

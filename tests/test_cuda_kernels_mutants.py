@@ -384,6 +384,33 @@ MUTANTS = [
         "if (i > p.batch * p.output_points() * p.a_channels) return;",
         PLAIN,
     ),
+    Mutant(
+        "plain-index-of-32-bits",
+        "fprop-plain-huge-rows",
+        "cuda/plain_kernels.cuh",
+        "return static_cast<int64_t>(blockIdx.x) * kPlainThreads + threadIdx.x;",
+        "return static_cast<int32_t>(blockIdx.x * kPlainThreads + threadIdx.x);",
+        PLAIN,
+    ),
+    *(
+        Mutant(f"{name}-of-32-bits", operator, file, old, f"static_cast<int32_t>({old})", (*RESULT, *SOURCE))
+        for name, operator, file, old in (
+            ("strips-image", "fprop-huge-images", "cuda/strip_iterator.cuh", "n * image"),
+            ("strips-row", "dgrad-huge-rows", "cuda/strip_iterator.cuh", "v * strides[1]"),
+            (
+                "boxes-image",
+                "dgrad-boxes-huge-images",
+                "cuda/tile_iterator.cuh",
+                "(origin[0] + o[0]) * image",
+            ),
+            (
+                "boxes-row",
+                "fprop-boxes-huge-rows",
+                "cuda/tile_iterator.cuh",
+                "(origin[1 + d] + o[1 + d]) * strides[d]",
+            ),
+        )
+    ),
 ]
 
 RUN = """
@@ -391,33 +418,46 @@ import sys
 import torch
 from emulator import build
 from emulator.operators import Device
+from huge import end_of_huge_result, last_points
 from oracle import double, results
 from problems import make, problem
 from tolerances import relative_error
 
 device = Device(build.load("plain", build.Path(sys.argv[1])))
-operator, _, which = sys.argv[2].partition("-")
+which, _, huge = sys.argv[2].partition("-huge-")
+operator, _, which = which.partition("-")
 plain = which == "plain"
 dtype = torch.float64 if plain else torch.float16
 device.module.settings().multiprocessors = 1
 # More stages than are in flight, tails everywhere.
 options = {"padding": 1, "batch": 1, "layout": "channels_last"}
-p = {
-    "fprop": problem("mutant", 35, 72, (7, 9), 3, {"hv": 24, "h": 6}, **{**options, "batch": 8}),
-    "dgrad": problem("mutant", 160, 8, (7, 9), 3, {"hv": 160}, **{**options, "batch": 8}),
-    "dgrad-h": problem("mutant", 40, 8, (8, 16), 3, {"h": 36, "v": 2}, **options),
-    "dgrad-boxes": problem("mutant", 168, 8, (9, 17), (1, 3), {"hv": 160, "h": 6}, **options),
-    "dgrad-strided": problem("mutant", 168, 8, (9, 17), 3, {"hv": 160, "h": 6}, stride=2, **options),
-    "wgrad": problem("mutant", 6, 8, (24, 41), 3, {"hv": 4, "h": 2}, **options),
-}.get(sys.argv[2])
-if plain:
+if huge:
+    channels = (512, 8) if operator == "fprop" else (32, 512)
+    taps = (1, 3) if which == "boxes" else 3
+    padding = (0, 1) if which == "boxes" else 1
+    p = problem("mutant", *channels, (16, 16), taps, {"hv": channels[0]}, **{**options, "padding": padding})
+elif plain:
     p = problem("mutant", 9, 3, (5, 6), 3, {"hv": 4, "h": 2}, padding=1)
+else:
+    p = {
+        "fprop": problem("mutant", 35, 72, (7, 9), 3, {"hv": 24, "h": 6}, **{**options, "batch": 8}),
+        "dgrad": problem("mutant", 160, 8, (7, 9), 3, {"hv": 160}, **{**options, "batch": 8}),
+        "dgrad-h": problem("mutant", 40, 8, (8, 16), 3, {"h": 36, "v": 2}, **options),
+        "dgrad-boxes": problem("mutant", 168, 8, (9, 17), (1, 3), {"hv": 160, "h": 6}, **options),
+        "dgrad-strided": problem("mutant", 168, 8, (9, 17), 3, {"hv": 160, "h": 6}, stride=2, **options),
+        "wgrad": problem("mutant", 6, 8, (24, 41), 3, {"hv": 4, "h": 2}, **options),
+    }[sys.argv[2]]
 t = make(p, dtype)
 oracle = getattr(results(p, double(t)), operator)
-for seed in range(3):
+like = torch.empty(oracle.shape, dtype=dtype)
+for seed in range(1 if huge else 3):
     device.module.settings().seed = seed
     try:
-        value = getattr(device, operator)(p, t, torch.empty(oracle.shape, dtype=dtype))
+        if huge:
+            oracle = last_points(oracle)
+            value = end_of_huge_result(device, operator, p, t, huge)
+        else:
+            value = getattr(device, operator)(p, t, like)
     except RuntimeError as error:
         print("caught:", error)
         break
@@ -443,9 +483,7 @@ def run(module: Path, operator: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize(
-    "operator", ["fprop", "dgrad", "dgrad-boxes", "dgrad-h", "dgrad-strided", "wgrad", "fprop-plain"]
-)
+@pytest.mark.parametrize("operator", sorted({mutant.operator for mutant in MUTANTS}))
 def test_the_kernels_as_they_are_pass(operator: str) -> None:
     edits, sources = ([FEW_SPLITS], ["cuda/wgrad.cu"]) if operator == "wgrad" else ([], [])
     assert run(build.build_mutant(f"none-{operator}", edits, sources), operator) == "not caught\n"

@@ -16,6 +16,12 @@ struct SourceView {
   int channels;        // of a group, a multiple of 16 bytes
 };
 
+// 128 bytes through shared memory that a step of channels of a patch takes on its way there: 32 bytes of each
+// position, and once a stage where they come from.
+inline int64_t patch_wavefronts(int64_t positions, int64_t stage_steps) {
+  return positions * (4 * stage_steps + 1) / (16 * stage_steps);
+}
+
 // The extents of a source: (batch, channels of all groups, groups, z, v, h).
 struct SourceShape {
   int64_t batch, channels, groups, points[kAxes];

@@ -66,10 +66,10 @@ struct StripPlan {
 int64_t rounds(int64_t blocks) { return divide_up(blocks, multiprocessors()); }
 
 // Cycles of a multiprocessor for one step of channels of a thread block: of its tensor cores, or of its
-// shared memory if that is longer, for `loads` 128 bytes into registers, and the patch and the weights of 32
-// orbits into shared memory.
-int64_t step_cycles(int64_t tensor, int64_t loads, int64_t positions, int64_t taps) {
-  return std::max(tensor, loads + positions * 5 / 16 + 8 * taps);
+// shared memory if that is longer, for `loads` 128 bytes into registers, and the patch (patch_wavefronts())
+// and the weights of 32 orbits into shared memory.
+int64_t step_cycles(int64_t tensor, int64_t loads, int64_t patch, int64_t taps) {
+  return std::max(tensor, loads + patch + 8 * taps);
 }
 
 // Whether strips are better than the boxes of `boxes`, and how.
@@ -78,8 +78,9 @@ bool plan_strips(const Convolution& c, DType dtype, int mask, const SourceView& 
   if (mask != (kH | kV) || !has_strips(c.shape)) return false;
   const int64_t taps = c.shape.taps(), weights = taps * kStripFilterWarps * kWarpSize * 16;
   const int64_t filter_tiles = boxes.filter_tiles_per_group * c.shape.groups;
-  const int64_t boxes_cycles = rounds(boxes.tile.tile_count() * filter_tiles) *
-                               step_cycles(64 * taps, 64 * taps, boxes.tile.padded_positions(), taps);
+  const int64_t boxes_patch = patch_wavefronts(boxes.tile.padded_positions(), boxes.stage_steps);
+  const int64_t boxes_cycles =
+      rounds(boxes.tile.tile_count() * filter_tiles) * step_cycles(64 * taps, 64 * taps, boxes_patch, taps);
   int64_t least = boxes_cycles + 1;  // strips load less where both take as long
   bool found = false;
   const auto consider = [&](int run, int warps) {
@@ -96,7 +97,8 @@ bool plan_strips(const Convolution& c, DType dtype, int mask, const SourceView& 
     const int64_t blocks = plan.strips.tile_count() * filter_tiles;
     if (plan.stage_steps == 0 || blocks > kMaxBlocks[0] || !offsets_fit(plan.strips, source)) return;
     const int64_t loads = (2 * plan.strips.rows() * taps / 3 + 4 * taps) * warps;
-    const int64_t cycles = rounds(blocks) * step_cycles(16 * taps * warps, loads, positions, taps);
+    const int64_t patch = patch_wavefronts(positions, plan.stage_steps);
+    const int64_t cycles = rounds(blocks) * step_cycles(16 * taps * warps, loads, patch, taps);
     if (cycles >= least) return;
     least = cycles;
     best = plan;

@@ -118,7 +118,8 @@ int64_t rounds(int64_t blocks) { return divide_up(blocks, multiprocessors()); }
 // of that the patch of every parity, and the weights, are copied.
 int64_t step_cycles(const TiedSourceOperands& q, int64_t coefficients, int64_t warps, int64_t tap_loads,
                     int64_t positions, int64_t channel_tiles) {
-  const int64_t copies = q.parities * positions * 5 / 16 + 16 * coefficients * channel_tiles;
+  const int64_t copies =
+      q.parities * patch_wavefronts(positions, q.stage_steps) + 16 * coefficients * channel_tiles;
   return std::max(64 * coefficients * warps, (4 * tap_loads + 16 * coefficients) * warps + copies);
 }
 

@@ -68,23 +68,25 @@ __device__ __forceinline__ void fill_position_table(const TileGeometry& g, const
   }
 }
 
-// Starts the copies of `vectors` runs of 16 bytes of channels, from channel `first` of the `channels` that
-// there are, for every position of the patch; zeros for what does not exist.
+// Starts the copies of `vectors` runs of 16 bytes of channels, an even number, from channel `first` of the
+// `channels` that there are, for every position of the patch; zeros for what does not exist.
 template <typename Storage, typename Geometry>
 __device__ __forceinline__ void fetch_patch(const Geometry& g, SharedAddress table, const Storage* source,
                                             int first, int channels, int vectors, SharedAddress patch,
                                             int row_bytes) {
   constexpr int kVector = 16 / sizeof(Storage);
-  // Eight neighbouring lanes copy the same channels of eight positions: all banks, and whole sectors by the
-  // warp.
-  const int copies = g.padded_positions() * vectors;
-  for (int i = static_cast<int>(threadIdx.x); i < copies; i += static_cast<int>(blockDim.x)) {
-    const int vector = i / 8 % vectors, position = i / 8 / vectors * 8 + i % 8;
+  // Eight neighbouring lanes copy the same channels of eight positions: all banks. The next eight copy the
+  // channels beside: whole sectors by the warp. What the table says of a position serves all its copies.
+  const int lanes = g.padded_positions() * 2;
+  for (int i = static_cast<int>(threadIdx.x); i < lanes; i += static_cast<int>(blockDim.x)) {
+    const int position = i / 16 * 8 + i % 8;
     const int32_t offset = load_shared<int32_t>(table + 4 * position);
-    const int channel = first + vector * kVector;
-    const bool valid = offset != kOutside && channel < channels;
-    copy_async<16>(patch + static_cast<uint32_t>(position * row_bytes + vector * 16),
-                   valid ? source + offset + channel : source, valid);
+    for (int vector = i / 8 % 2; vector < vectors; vector += 2) {
+      const int channel = first + vector * kVector;
+      const bool valid = offset != kOutside && channel < channels;
+      copy_async<16>(patch + static_cast<uint32_t>(position * row_bytes + vector * 16),
+                     valid ? source + offset + channel : source, valid);
+    }
   }
 }
 

@@ -118,6 +118,17 @@ PYBIND11_MODULE(SYMCONV_EMULATOR_MODULE, m) {
              return buffer;
            }),
            py::arg("array"), py::arg("alignment") = 16)
+      .def_static(
+          "zeros", [](size_t bytes) { return std::make_unique<DeviceBuffer>(bytes); },
+          "Bytes that take no room before they are touched.")
+      .def(
+          "view",
+          [](const py::object& self) {
+            const auto& buffer = self.cast<const DeviceBuffer&>();
+            return py::array_t<uint8_t>(static_cast<py::ssize_t>(buffer.size()),
+                                        reinterpret_cast<uint8_t*>(buffer.data()), self);
+          },
+          "The bytes themselves, which live as long as this.")
       .def(
           "numpy",
           [](const DeviceBuffer& buffer) {
@@ -131,6 +142,7 @@ PYBIND11_MODULE(SYMCONV_EMULATOR_MODULE, m) {
       .def_readwrite("seed", &Settings::seed)
       .def_readwrite("resident_blocks", &Settings::resident_blocks)
       .def_readwrite("sample_blocks", &Settings::sample_blocks)
+      .def_readwrite("last_blocks", &Settings::last_blocks)
       .def_readwrite("multiprocessors", &Settings::multiprocessors)
       .def_readwrite("compute_capability", &Settings::compute_capability)
       .def_readwrite("max_grid_x", &Settings::max_grid_x)

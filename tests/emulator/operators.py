@@ -43,11 +43,22 @@ class Device:
     def loan(self, tensor: torch.Tensor) -> tuple[object, int, list[int]]:
         """The tensor's whole storage in device memory, with its offset and five strides."""
         storage = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
+        return self.module.Buffer(storage.numpy()), *self.place(tensor)
+
+    def room(self, like: torch.Tensor) -> tuple[object, torch.Tensor]:
+        """Device memory for a tensor that lies in its storage as `like` does, and the tensor there."""
+        buffer = self.module.Buffer.zeros(like.untyped_storage().nbytes())
+        numbers = torch.from_numpy(buffer.view()).view(like.dtype)
+        return buffer, numbers.as_strided(like.shape, like.stride(), like.storage_offset())
+
+    @staticmethod
+    def place(tensor: torch.Tensor) -> tuple[int, list[int]]:
+        """Where a tensor starts in its storage, in bytes, and its five strides."""
         strides = list(tensor.stride())
         if tensor.dim() > 2:
             strides = strides[:2] + [0] * (5 - tensor.dim()) + strides[2:]
         strides += [0] * (5 - len(strides))
-        return self.module.Buffer(storage.numpy()), tensor.storage_offset() * tensor.element_size(), strides
+        return tensor.storage_offset() * tensor.element_size(), strides
 
     def run(
         self,
@@ -56,15 +67,16 @@ class Device:
         first: torch.Tensor,
         second: torch.Tensor,
         bias: torch.Tensor | None,
-        result: torch.Tensor,
+        like: torch.Tensor,
         allow_tf32: bool = False,
     ) -> torch.Tensor:
-        """Runs the operator into `result`, whose values before do not matter, and returns it."""
-        storage = torch.empty(0, dtype=torch.uint8).set_(result.untyped_storage())
-        storage.fill_(0xFF)  # not a number, in every dtype
-        loans = [None if t is None else self.loan(t) for t in (first, second, bias, result)]
-        self.module.run(operator, numbers(problem), DTYPES[result.dtype], allow_tf32, *loans)
-        storage.copy_(torch.from_numpy(loans[3][0].numpy()))
+        """The operator's result, laid out like `like`, which may be a meta tensor."""
+        buffer, result = self.room(like)
+        if self.module.settings().last_blocks == 0:  # else only a little of it is written
+            result.fill_(torch.nan)
+        loans = [None if t is None else self.loan(t) for t in (first, second, bias)]
+        place = (buffer, *self.place(like))
+        self.module.run(operator, numbers(problem), DTYPES[like.dtype], allow_tf32, *loans, place)
         return result
 
     def kernel_for(
@@ -72,11 +84,11 @@ class Device:
     ) -> str:
         return self.module.kernel_for(operator, numbers(problem), DTYPES[dtype], allow_tf32)
 
-    def fprop(self, problem: Problem, t: Tensors, result: torch.Tensor, **options: bool) -> torch.Tensor:
-        return self.run("fprop", problem, t.input, t.weight, t.bias_a, result, **options)
+    def fprop(self, problem: Problem, t: Tensors, like: torch.Tensor, **options: bool) -> torch.Tensor:
+        return self.run("fprop", problem, t.input, t.weight, t.bias_a, like, **options)
 
-    def dgrad(self, problem: Problem, t: Tensors, result: torch.Tensor, **options: bool) -> torch.Tensor:
-        return self.run("dgrad", problem, t.grad_output, t.weight, t.bias_b, result, **options)
+    def dgrad(self, problem: Problem, t: Tensors, like: torch.Tensor, **options: bool) -> torch.Tensor:
+        return self.run("dgrad", problem, t.grad_output, t.weight, t.bias_b, like, **options)
 
-    def wgrad(self, problem: Problem, t: Tensors, result: torch.Tensor, **options: bool) -> torch.Tensor:
-        return self.run("wgrad", problem, t.grad_output, t.input, None, result, **options)
+    def wgrad(self, problem: Problem, t: Tensors, like: torch.Tensor, **options: bool) -> torch.Tensor:
+        return self.run("wgrad", problem, t.grad_output, t.input, None, like, **options)

@@ -538,7 +538,8 @@ void run_grid(const std::string& kernel, Dim3 grid, Dim3 block, size_t shared_by
   d.packed_math_lanes = 0;
 
   const int64_t grid_blocks = static_cast<int64_t>(grid.x) * grid.y * grid.z;
-  const int64_t sample = d.settings.sample_blocks;
+  const int64_t last_blocks = d.settings.last_blocks;
+  const int64_t sample = last_blocks > 0 ? last_blocks : d.settings.sample_blocks;
   const int64_t total = sample > 0 ? std::min(sample, grid_blocks) : grid_blocks;  // that run
   const int resident = static_cast<int>(std::min<int64_t>(std::max(1, d.settings.resident_blocks), total));
   make_slots(resident, block);
@@ -554,7 +555,8 @@ void run_grid(const std::string& kernel, Dim3 grid, Dim3 block, size_t shared_by
       if (d.slots[static_cast<size_t>(s)]->live) continue;
       const int64_t number = backwards ? total - 1 - next : next;
       // The middle of each of `total` equal shares of the grid: block `number` itself where all run.
-      const int64_t i = (2 * number + 1) * grid_blocks / (2 * total);
+      const int64_t i =
+          last_blocks > 0 ? grid_blocks - total + number : (2 * number + 1) * grid_blocks / (2 * total);
       begin_block(*d.slots[static_cast<size_t>(s)],
                   Dim3(static_cast<unsigned>(i % grid.x), static_cast<unsigned>(i / grid.x % grid.y),
                        static_cast<unsigned>(i / grid.x / grid.y)),

@@ -44,6 +44,7 @@ struct Settings {
   uint64_t seed = 0;
   int resident_blocks = 2;    // blocks that run interleaved
   int64_t sample_blocks = 0;  // blocks of a grid that run, evenly spread, with the counters scaled up; 0: all
+  int64_t last_blocks = 0;    // of a grid, which alone run; 0: all
   int64_t max_threads_per_block = 1024;
   int64_t max_grid_x = 2147483647, max_grid_y = 65535, max_grid_z = 65535;
   int64_t max_block_x = 1024, max_block_y = 1024, max_block_z = 64;
