@@ -242,13 +242,12 @@ class Convolve {
         const RowRange& range = scratch.rows[b];
         for (const Slot& slot : packing_.slots(b)) {
           for (int64_t r = range.first; r < range.last; r += kernels_.rows) {
-            Call call;
+            Call& call = scratch.calls.emplace_back();  // in place: a copy would wait for the stores
             call.m = static_cast<int>(std::min<int64_t>(kernels_.rows, range.last - r));
             call.packed =
                 packed + packing_.offset(group, k, piece, b, r) + slot.first * piece.columns * call.m;
             call.slot = &slot;
             call.target = target + r - range.first;
-            scratch.calls.push_back(call);
           }
           target += range.last - range.first;
         }
