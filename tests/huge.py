@@ -16,9 +16,9 @@ LAST_BLOCKS = 160  # among them all that fold the weights of 512 channels
 
 
 def ending_in(p: Problem, operator: str, along: str) -> Problem:
-    """A problem like `p`, of one image, with more images or rows: over 2^31 elements of the result."""
+    """`p`, of one image, with so many images or rows that seven channels of eight have 2^31 elements."""
     size = p.output_size if operator == "fprop" else p.input_size
-    times = 2**31 // math.prod(size) + 2
+    times = 2**31 * 8 // (7 * math.prod(size)) + 2
     if along == "images":
         return dataclasses.replace(p, batch=times)
     return dataclasses.replace(p, size=(times * p.size[0], *p.size[1:]))

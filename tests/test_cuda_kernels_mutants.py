@@ -409,6 +409,7 @@ MUTANTS = [
                 "cuda/tile_iterator.cuh",
                 "(origin[1 + d] + o[1 + d]) * strides[d]",
             ),
+            ("channel", "fprop-huge-channels", "cuda/epilogue.cuh", "channel * result.strides[1]"),
         )
     ),
 ]
@@ -433,6 +434,8 @@ device.module.settings().multiprocessors = 1
 options = {"padding": 1, "batch": 1, "layout": "channels_last"}
 if huge:
     channels = (512, 8) if operator == "fprop" else (32, 512)
+    if huge == "channels":  # each in a piece of memory of its own
+        huge, options = "rows", {**options, "layout": "contiguous"}
     taps = (1, 3) if which == "boxes" else 3
     padding = (0, 1) if which == "boxes" else 1
     p = problem("mutant", *channels, (16, 16), taps, {"hv": channels[0]}, **{**options, "padding": padding})

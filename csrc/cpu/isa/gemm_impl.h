@@ -16,8 +16,9 @@ constexpr int chains(int accumulators, int vectors, int most) {
   return n;
 }
 
-// A fold on the side needs registers beside those of a tile: as many as a set has terms, and its masks.
-constexpr bool kFoldsAside = kRegisters >= 32 && kMaskRegisters;
+// A fold on the side needs registers beside those of a tile: as many as a set has terms, and its masks. Where
+// masks have their own there are enough.
+constexpr bool kFoldsAside = kMaskRegisters;
 
 // Packed: a_row = 1 and a_col = M are known when this is compiled. Aside: some of a fold is done, a column of
 // a vector with every k. The loads and stores of the one then fill the gaps that the multiplications of the
