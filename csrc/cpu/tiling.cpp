@@ -30,75 +30,100 @@ bool flat(const Convolution& c) {
   return same;
 }
 
-// Cost of points, in vector operations: of the GEMM and the fold for each vector of them, and of staging.
-struct Costs {
-  double vector, staged_vector;
+// Runs of `points` points, each cut into tiles of `tile`, of which `staged` vectors are staged for every
+// channel.
+struct Cut {
+  int64_t runs, points, tile, staged;
 
-  explicit Costs(const Convolution& c) {
-    const double columns = static_cast<double>(c.column_filters()) * static_cast<double>(c.taps());
-    vector = columns * (static_cast<double>(c.row_filters()) / 2 + 2.5);
-    staged_vector = 1.5 * static_cast<double>(c.column_channels);
-  }
-  // A last panel of a single vector keeps the GEMM waiting for weights: it takes as long as 1.3.
-  double points(int64_t count, int lanes, int vectors) const {
-    const int64_t whole = ceil_div(count, lanes);
-    return vector * (static_cast<double>(whole) + (whole % vectors == 1 ? 0.3 : 0.0));
-  }
+  int64_t tiles_of_run() const { return ceil_div(points, tile); }
+  int64_t last() const { return points - (tiles_of_run() - 1) * tile; }
 };
 
-constexpr double kTileCost = 300.0;  // of a tile beside
+// The cheapest of the cuts that are offered in ascending size of tile; of those that are nearly so the first.
+class Cheapest {
+ public:
+  Cheapest(const Convolution& c, int lanes, int vectors, int rows, int threads)
+      : lanes_(lanes),
+        vectors_(vectors),
+        threads_(threads),
+        groups_(c.groups),
+        columns_(static_cast<double>(c.column_filters()) * static_cast<double>(c.taps())),
+        filters_(static_cast<double>(c.row_filters())),
+        channels_(static_cast<double>(c.column_channels)) {
+    for (const Block& b : c.rows) panels_ = std::max(panels_, ceil_div(b.orbits, static_cast<int64_t>(rows)));
+  }
 
-// Tiles of rows: chooses how many, and returns the number of tiles.
-int64_t tile_rows(const Convolution& c, int lanes, int vectors, int64_t most_points, int threads, Tiling& t) {
-  const int64_t panel = static_cast<int64_t>(lanes) * vectors, row_count = c.output_rows();
+  bool offer(const Cut& cut) {
+    const double cost = cycles(cut);
+    if (cost > 0.99 * least_) return false;
+    least_ = cost;
+    splits_ = splits(cut);
+    return true;
+  }
+  // Parts that the rows of each tile are split into, so that no thread is idle.
+  int64_t row_splits() const { return splits_; }
+
+ private:
+  int64_t tiles(const Cut& cut) const { return cut.runs * cut.tiles_of_run() * groups_; }
+  int64_t splits(const Cut& cut) const {
+    return tiles(cut) >= threads_ ? 1 : std::clamp<int64_t>(threads_ / tiles(cut), 1, panels_);
+  }
+  // In vectors: a last panel of a single one keeps the GEMM waiting for weights, for as long as 1.3.
+  double vectors(int64_t points) const {
+    const int64_t whole = ceil_div(points, lanes_);
+    return static_cast<double>(whole) + (whole % vectors_ == 1 ? 0.3 : 0.0);
+  }
+  // Of the thread that has most to do: for each vector of points the GEMM and the fold, and for each tile
+  // staging, the way of the weights to L1, and what is set up.
+  double cycles(const Cut& cut) const {
+    const int64_t parts = splits(cut), turns = ceil_div(tiles(cut) * parts, threads_);
+    const int64_t last = turns / cut.tiles_of_run();
+    const double filters = filters_ / static_cast<double>(parts);
+    const double points = static_cast<double>(turns - last) * vectors(std::min(cut.tile, cut.points)) +
+                          static_cast<double>(last) * vectors(cut.last());
+    const double stage = 1.5 * channels_ * static_cast<double>(cut.staged);
+    return columns_ * (filters / 2 + 2.5) * points +
+           static_cast<double>(turns) * (stage + columns_ * filters / 8 + 300);
+  }
+
+  int64_t lanes_, vectors_, threads_, groups_;
+  double columns_, filters_, channels_;
+  int64_t panels_ = 1;  // of rows, in the largest block
+  double least_ = std::numeric_limits<double>::infinity();
+  int64_t splits_ = 1;
+};
+
+// Tiles of rows.
+void tile_rows(const Convolution& c, int lanes, int64_t panel, int64_t most_points, Cheapest& cheapest,
+               Tiling& t) {
+  const int64_t row_count = c.output_rows();
   t.width = width(c.output[2], std::max<int64_t>(most_points, 2 * panel));
   const int64_t width_tiles = ceil_div(c.output[2], t.width);
-  const Costs costs(c);
-  double best = std::numeric_limits<double>::infinity();
-  t.rows = 1;
   for (int64_t r = 1; r <= row_count && (r == 1 || r * t.width <= most_points); ++r) {
-    const int64_t tiles = ceil_div(row_count, r) * width_tiles * c.groups;
-    const double turns = static_cast<double>(ceil_div(tiles, threads));
     const int64_t staged_rows = c.kernel[0] * ((r - 1) * c.stride[1] + (c.kernel[1] - 1) * c.dilation[1] + 1);
     const int64_t staged = staged_rows * ceil_div(t.width * c.stride[2], lanes);
-    const double cost = turns * (costs.points(r * t.width, lanes, vectors) +
-                                 costs.staged_vector * static_cast<double>(staged) + kTileCost);
-    if (cost < best) {
-      best = cost;
-      t.rows = r;
-    }
+    if (cheapest.offer({width_tiles, row_count * t.width, r * t.width, staged})) t.rows = r;
   }
-  return ceil_div(row_count, t.rows) * width_tiles * c.groups;
 }
 
-// Flat tiles, of whole vectors: the same.
-int64_t tile_flat(const Convolution& c, int lanes, int vectors, int64_t most_points, int threads, Tiling& t) {
+// Flat tiles, of whole vectors.
+void tile_flat(const Convolution& c, int lanes, int64_t most_points, Cheapest& cheapest, Tiling& t) {
   const int64_t image = c.output[0] * c.output[1] * c.output[2];
   const int64_t halo = (c.kernel[1] - 1) * c.dilation[1] * c.output[2];
-  const Costs costs(c);
-  double best = std::numeric_limits<double>::infinity();
-  int64_t best_tiles = 0;
   t.flat = true;
   t.width = 1;
-  for (int64_t points = lanes; points <= most_points; points += lanes) {
+  const int64_t most = std::min(most_points, c.batch * image + lanes - 1);
+  for (int64_t points = lanes; points <= most; points += lanes) {
     for (const bool by_image : {true, false}) {
-      const int64_t run = by_image ? image : c.batch * image, runs = by_image ? c.batch : 1;
-      const int64_t tiles = runs * ceil_div(run, points) * c.groups;
-      const double turns = static_cast<double>(ceil_div(tiles, threads));
+      if (by_image && points >= image + lanes) continue;
       // Tiles within an image, of a planar source, need no staging.
-      const double staged =
-          by_image ? 0.0
-                   : costs.staged_vector * static_cast<double>(c.kernel[0] * ceil_div(points + halo, lanes));
-      const double cost = turns * (costs.points(std::min(points, run), lanes, vectors) + staged + kTileCost);
-      if (cost < best) {
-        best = cost;
-        best_tiles = tiles;
+      const int64_t staged = by_image ? 0 : c.kernel[0] * ceil_div(points + halo, lanes);
+      if (cheapest.offer({by_image ? c.batch : 1, by_image ? image : c.batch * image, points, staged})) {
         t.rows = points;
         t.by_image = by_image;
       }
     }
   }
-  return best_tiles;
 }
 
 }  // namespace
@@ -126,11 +151,13 @@ Schedule schedule(const Convolution& c, int lanes, int vectors, int rows, bool f
   // The points' side. A tile's accumulators should stay in L2.
   const int64_t most_points =
       std::clamp<int64_t>(l2_bytes / 2 / (c.row_channels * element_bytes), panel, 16 * panel);
-  const int64_t tiles = flat(c) ? tile_flat(c, lanes, vectors, most_points, threads, s.tiling)
-                                : tile_rows(c, lanes, vectors, most_points, threads, s.tiling);
-  int64_t panels = 1;
-  for (const Block& b : c.rows) panels = std::max(panels, ceil_div(b.orbits, static_cast<int64_t>(rows)));
-  s.row_splits = tiles >= threads ? 1 : std::clamp<int64_t>(threads / tiles, 1, panels);
+  Cheapest cheapest(c, lanes, vectors, rows, threads);
+  if (flat(c)) {
+    tile_flat(c, lanes, most_points, cheapest, s.tiling);
+  } else {
+    tile_rows(c, lanes, panel, most_points, cheapest, s.tiling);
+  }
+  s.row_splits = cheapest.row_splits();
   return s;
 }
 
