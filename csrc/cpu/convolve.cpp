@@ -14,9 +14,8 @@
 namespace symconv::cpu {
 namespace {
 
-// Memory that will be needed soon: `planes` planes of the same `ranges`. It is asked for a few lines at a
-// time, while the GEMM leaves the memory idle; one line at a time, as it is met, each would cost the full
-// latency.
+// Memory that will be needed soon: planes of the same ranges. It is asked for a few lines with every call of
+// the micro-kernel; met without having been asked for, each would cost the full latency.
 class Ahead {
  public:
   void clear() {
@@ -39,19 +38,21 @@ class Ahead {
     for (const Range& r : ranges_) n += r.bytes / 64 + 1;
     return n * static_cast<int64_t>(bases_.size());
   }
-  void advance(int64_t lines) {
-    if (ranges_.empty()) return;
-    while (lines > 0 && plane_ < bases_.size()) {
+  // The next `most` lines, or those that are left; returns how many.
+  int take(int64_t most, const void** lines) {
+    int64_t taken = 0;
+    while (taken < most && plane_ < bases_.size()) {
       const Range range = ranges_[range_];
       const char* line = bases_[plane_] + range.first + at_;
-      const int64_t n = std::min(lines, (range.bytes - at_) / 64 + 1);
-      for (int64_t i = 0; i < n; ++i) __builtin_prefetch(line + 64 * i, 0, 2);
-      lines -= n;
+      const int64_t n = std::min(most - taken, (range.bytes - at_) / 64 + 1);
+      for (int64_t i = 0; i < n; ++i) lines[taken + i] = line + 64 * i;
+      taken += n;
       at_ += 64 * n;
-      if (at_ <= range.bytes) return;
+      if (at_ <= range.bytes) break;
       at_ = 0;
       if (++range_ == ranges_.size()) range_ = 0, ++plane_;
     }
+    return static_cast<int>(taken);
   }
 
  private:
@@ -63,6 +64,8 @@ class Ahead {
   size_t plane_ = 0, range_ = 0;
   int64_t at_ = 0;
 };
+
+constexpr int64_t kMostLines = 64;  // of either kind, to ask for with a call
 
 // The part of every row block that one work item computes.
 struct RowRange {
@@ -228,8 +231,11 @@ class Convolve {
       }
     }
     const int64_t calls = static_cast<int64_t>(scratch.calls.size()) * ceil_div(patch_.points(tile), panel_);
-    scratch.source_lines = ceil_div(scratch.source.lines(), std::max<int64_t>(1, calls));
-    scratch.output_lines = ceil_div(scratch.output.lines(), std::max<int64_t>(1, calls));
+    const auto each = [&](const Ahead& ahead) {
+      return std::min(kMostLines, ceil_div(ahead.lines(), std::max<int64_t>(1, calls)));
+    };
+    scratch.source_lines = each(scratch.source);
+    scratch.output_lines = each(scratch.output);
   }
 
   // What the micro-kernel is called for with each folded piece of a chunk: a panel of rows of every slot.
@@ -279,22 +285,24 @@ class Convolve {
     plan(0);
     for (size_t step = 0; step < steps; ++step) {
       kernels_.fold(folds[step % 2]);
-      FoldArguments<T>* aside = nullptr;
+      FoldArguments<T>* next_fold = nullptr;
       if (step + 1 < steps) {
         plan(step + 1);
-        if (kernels_.folds_aside) aside = &folds[(step + 1) % 2];
+        if (kernels_.folds_aside) next_fold = &folds[(step + 1) % 2];
       }
       const int64_t point = static_cast<int64_t>(step / count) * panel;
       const int vectors = static_cast<int>(ceil_div(std::min(panel, points - point), kernels_.lanes));
-      multiply_piece(step % count, vectors, k, folds[step % 2].folded, sums + point, sums_row, aside,
+      multiply_piece(step % count, vectors, k, folds[step % 2].folded, sums + point, sums_row, next_fold,
                      scratch);
     }
   }
 
   // One folded piece of a panel, with all rows. Out of line, as it is measured to be faster.
   [[gnu::noinline]] void multiply_piece(size_t j, int vectors, size_t k, const T* folded, T* sums,
-                                        int64_t sums_row, FoldArguments<T>* aside,
+                                        int64_t sums_row, FoldArguments<T>* next_fold,
                                         ThreadScratch& scratch) const {
+    const void* lines[2 * kMostLines];
+    Aside<T> aside{next_fold, lines, 0};
     const int64_t columns = packing_.pieces(k)[j].columns, n = columns * panel_;
     const Slot* slot = nullptr;
     Segment<T> segments[kMaxOrbit];
@@ -310,8 +318,8 @@ class Convolve {
           segments[count++].k = run.count * columns;
         }
       }
-      scratch.source.advance(scratch.source_lines);
-      scratch.output.advance(scratch.output_lines);
+      aside.line_count = scratch.source.take(scratch.source_lines, lines);
+      aside.line_count += scratch.output.take(scratch.output_lines, lines + aside.line_count);
       kernels_.gemm(call->m, vectors, static_cast<const T*>(call->packed), 1, call->m, segments, count,
                     panel_, sums + call->target * sums_row, sums_row, k > 0 || j > 0, aside);
     }

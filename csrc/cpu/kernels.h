@@ -90,6 +90,15 @@ struct FoldArguments {
   bool finished() const { return at.first == columns || set_count == 0 || move_count == 0; }
 };
 
+// What gemm does while it multiplies, where its own loads leave gaps: some of a fold of other data, unless it
+// is null, and asking for lines of memory that will be needed soon. All lines are asked for.
+template <typename T>
+struct Aside {
+  FoldArguments<T>* fold = nullptr;
+  const void* const* lines = nullptr;
+  int line_count = 0;
+};
+
 // What the epilogue needs: `slots` slots of `orbits` orbits, as rows of points, the orbits of one slot
 // consecutive. Output element (reflection rank e, orbit, point) is at output[e] + orbit * orbit_stride +
 // point * point_stride, in units of elements. bias[e] points to the orbits' biases (already of type T),
@@ -178,9 +187,8 @@ struct Kernels {
   // C[i][j] = (accumulate ? C[i][j] : 0) + sum over segments and k of A[i][k] B[k][j], i < m <= rows, j < v *
   // lanes. A[i][k] is a[i * a_row + k * a_col], k counting through all segments; rows of B are b_row, rows of
   // C c_row apart. With a_row = 1 and a_col = m (packed weights) the strides are compile-time constants.
-  // `aside`, unless null, is a fold of which it may do a part meanwhile: of other data.
   void (*gemm)(int m, int v, const T* a, int64_t a_row, int64_t a_col, const Segment<T>* segments, int count,
-               int64_t b_row, T* c, int64_t c_row, bool accumulate, FoldArguments<T>* aside);
+               int64_t b_row, T* c, int64_t c_row, bool accumulate, const Aside<T>& aside);
 
   // The fold, or what is left of it.
   void (*fold)(FoldArguments<T>&);

@@ -333,7 +333,7 @@ class Wgrad {
             kernels_.gemm(static_cast<int>(part(rows_, tiles, t + 1) - r),
                           static_cast<int>(part(n, panels, j + 1) - v), gradient.at(p, r, point),
                           gradient.row_step, gradient.point_step, &segment, 1, point_row,
-                          accumulators + r * row + lane, row, accumulate || i > 0, nullptr);
+                          accumulators + r * row + lane, row, accumulate || i > 0, {});
           }
         }
       }
@@ -365,7 +365,7 @@ class Wgrad {
           for (int64_t r = 0; r < rows; r += kernels_.rows) {
             kernels_.gemm(static_cast<int>(std::min<int64_t>(kernels_.rows, rows - r)), panel.vectors,
                           a + r * points_, points_, 1, &segment, 1, gradient.point_step, c + r * width, width,
-                          accumulate || point > 0, nullptr);
+                          accumulate || point > 0, {});
           }
         }
       }

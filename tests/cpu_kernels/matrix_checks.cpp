@@ -56,14 +56,14 @@ void check_gemm(const Kernels<T>& kernels, Random& random, Report& report) {
       }
     }
     kernels.gemm(m, v, a.data(), a_row, a_col, segments.data(), count, b_row, c.data(), c_row, accumulate,
-                 nullptr);
+                 {});
     const int64_t at = expected.difference(c);
     report.check(at < 0, "row %ld, column %ld differs", static_cast<long>(at / c_row),
                  static_cast<long>(at % c_row));
   }
 }
 
-// Multiplies a few times with the fold on the side, which must not change the products.
+// Multiplies a few times with the fold, and lines to ask for, on the side: products must not change.
 template <typename T>
 void fold_some_aside(const Kernels<T>& kernels, Random& random, FoldArguments<T>& fold, Report& report) {
   for (int64_t calls = random.between(0, 3); calls > 0; --calls) {
@@ -75,8 +75,10 @@ void fold_some_aside(const Kernels<T>& kernels, Random& random, FoldArguments<T>
     for (T& x : b) x = random.number<T>();
     const int64_t first = random.between(0, depth);
     const Segment<T> segments[] = {{b.data(), first}, {b.data() + first * n, depth - first}};
-    kernels.gemm(m, v, a.data(), 1, m, segments, 2, n, c.data(), n, false, &fold);
-    kernels.gemm(m, v, a.data(), 1, m, segments, 2, n, alone.data(), n, false, nullptr);
+    const std::vector<const void*> lines(random.one_of({0, 1, 20, 64}), a.data());
+    const Aside<T> aside{random.chance(0.8) ? &fold : nullptr, lines.data(), static_cast<int>(lines.size())};
+    kernels.gemm(m, v, a.data(), 1, m, segments, 2, n, c.data(), n, false, aside);
+    kernels.gemm(m, v, a.data(), 1, m, segments, 2, n, alone.data(), n, false, {});
     report.check(c == alone, "products differ with a fold on the side");
   }
 }

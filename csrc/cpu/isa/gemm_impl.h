@@ -20,12 +20,15 @@ constexpr int chains(int accumulators, int vectors, int most) {
 // masks have their own there are enough.
 constexpr bool kFoldsAside = kMaskRegisters;
 
-// Packed: a_row = 1 and a_col = M are known when this is compiled. Aside: some of a fold is done, a column of
-// a vector with every k. The loads and stores of the one then fill the gaps that the multiplications of the
-// other leave.
-template <typename T, int M, int V, bool Packed, bool Aside>
+// To L2.
+SYMCONV_INLINE void ask_for(const void* line) { __builtin_prefetch(line, 0, 2); }
+
+// Packed: a_row = 1 and a_col = M are known when this is compiled. Busy: with every k a line is asked for
+// and, where kFoldsAside, a column of a vector is folded. The loads and stores of the one then fill the gaps
+// that the multiplications of the other leave; many lines at once would wait for each other.
+template <typename T, int M, int V, bool Packed, bool Busy>
 void gemm_tile(const T* a, int64_t a_row, int64_t a_col, const Segment<T>* segments, int count, int64_t b_row,
-               T* c, int64_t c_row, bool accumulate, FoldArguments<T>* aside) {
+               T* c, int64_t c_row, bool accumulate, const Aside<T>& aside) {
   constexpr int L = kLanes<T>, Chains = chains(M * V, V, Packed ? 12 : 16);
   Vector<T> partial[Chains][M][V] = {};
   const auto add_products = [&](const T* b, Vector<T>(*sum)[V]) __attribute__((always_inline)) {
@@ -40,19 +43,25 @@ void gemm_tile(const T* a, int64_t a_row, int64_t a_col, const Segment<T>* segme
     }
     a += Packed ? M : a_col;
   };
+  const void* const* line = aside.lines;
+  const void* const* const end = line + aside.line_count;
   for (int s = 0; s < count; ++s) {
     const T* b = segments[s].b;
     int64_t k = segments[s].k;
-    if constexpr (Aside) {
+    if constexpr (Busy) {
       const auto add_next = [&]() __attribute__((always_inline)) {
+        if (line != end) ask_for(*line++);
         add_products(b, partial[0]);
         b += b_row;
       };
-      while (k > 0) {
-        const int64_t done = fold_aside(*aside, k, add_next);
-        if (done == 0) break;
-        k -= done;
+      if constexpr (kFoldsAside) {
+        while (k > 0 && aside.fold) {
+          const int64_t done = fold_aside(*aside.fold, k, add_next);
+          if (done == 0) break;
+          k -= done;
+        }
       }
+      for (; k > 0 && line != end; --k) add_next();
     }
     for (; k >= Chains; k -= Chains) {
 #pragma GCC unroll 4
@@ -62,6 +71,7 @@ void gemm_tile(const T* a, int64_t a_row, int64_t a_col, const Segment<T>* segme
       for (; k > 0; --k, b += b_row) add_products(b, partial[0]);
     }
   }
+  while (line != end) ask_for(*line++);
   Vector<T>(*sum)[V] = partial[0];
 #pragma GCC unroll 4
   for (int n = Chains / 2; n > 0; n /= 2) {
@@ -94,7 +104,7 @@ void gemm_tile(const T* a, int64_t a_row, int64_t a_col, const Segment<T>* segme
 
 template <typename T>
 using GemmTile = void (*)(const T*, int64_t, int64_t, const Segment<T>*, int, int64_t, T*, int64_t, bool,
-                          FoldArguments<T>*);
+                          const Aside<T>&);
 
 template <typename T, int Rows, int Vectors>
 struct Gemm {
@@ -105,20 +115,17 @@ struct Gemm {
   }
   // For whole panels of packed rows, which take nearly all the time.
   template <int... I>
-  static GemmTile<T> find_aside(int v, std::integer_sequence<int, I...>) {
-    static constexpr GemmTile<T> table[] = {gemm_tile<T, Rows, I + 1, true, kFoldsAside>...};
+  static GemmTile<T> find_busy(int v, std::integer_sequence<int, I...>) {
+    static constexpr GemmTile<T> table[] = {gemm_tile<T, Rows, I + 1, true, true>...};
     return table[v - 1];
   }
   static void run(int m, int v, const T* a, int64_t a_row, int64_t a_col, const Segment<T>* segments,
-                  int count, int64_t b_row, T* c, int64_t c_row, bool accumulate, FoldArguments<T>* aside) {
+                  int count, int64_t b_row, T* c, int64_t c_row, bool accumulate, const Aside<T>& aside) {
     using All = std::make_integer_sequence<int, Rows * Vectors>;
     const bool packed = a_row == 1 && a_col == m;
     GemmTile<T> tile = packed ? find<true>(m, v, All{}) : find<false>(m, v, All{});
-    if constexpr (kFoldsAside) {
-      if (packed && m == Rows && aside && can_fold_aside(*aside)) {
-        tile = find_aside(v, std::make_integer_sequence<int, Vectors>{});
-      }
-    }
+    const bool busy = aside.line_count > 0 || (kFoldsAside && aside.fold && can_fold_aside(*aside.fold));
+    if (packed && m == Rows && busy) tile = find_busy(v, std::make_integer_sequence<int, Vectors>{});
     tile(a, a_row, a_col, segments, count, b_row, c, c_row, accumulate, aside);
   }
 };
