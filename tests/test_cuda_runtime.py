@@ -1,0 +1,86 @@
+"""How the CUDA operators meet the CUDA runtime: devices, streams, memory, errors, graphs.
+
+Processes with torch's CUDA build take tests/cuda_standin/standin.cpp for the runtime and two GPUs. It records
+what it is asked and runs no kernel, so nothing here is about numbers.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cuda_standin import build
+
+pytestmark = [
+    pytest.mark.usefixtures("native"),
+    pytest.mark.skipif(build.why_not() is not None, reason=str(build.why_not())),
+]
+
+# NVML would count the GPUs of this machine.
+PRELUDE = """
+import importlib.util
+import sys
+import torch
+
+torch.cuda._device_count_nvml = lambda: -1
+spec = importlib.util.spec_from_file_location("symconv_ext._C", sys.argv[1])
+sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules[spec.name])
+"""
+
+
+def run(code: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Runs Python code in a process of its own, with the stand-in in the place of the CUDA runtime."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("CUDA_", "PYTEST_", "PYTORCH_", "SYMCONV_"))
+    }
+    return subprocess.run(
+        [sys.executable, "-c", PRELUDE + code, str(build.extension())],
+        env={**kept, **settings, "LD_PRELOAD": str(build.standin())},
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+def test_on_two_gpus() -> None:
+    options = ["-q", "-p", "no:cacheprovider", "cuda_standin/on_two_gpus.py"]
+    done = run(f"import pytest\nsys.exit(pytest.main({options}))")
+    assert done.returncode == 0, done.stdout[-12000:] + done.stderr[-4000:]
+
+
+WHY = """
+from symconv_ext import Symmetry, SymmetricConv2d, backend, backends
+
+layer = SymmetricConv2d(32, 48, 3, symmetry={"hv": 16})
+print(backends.decide(layer.problem, torch.device("cuda:1"), torch.bfloat16))
+value = torch.empty(2, 32, 9, 10, dtype=torch.bfloat16, device="cuda:1")
+with backend("native"):
+    try:
+        layer.to(value)(value)
+    except RuntimeError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"STANDIN_CAPABILITY": "75"}, "the GPU is of architecture 7.5 and the kernels were built for "),
+        # As a torch for CUDA 12 would meet it, where the kernels were built with CUDA 13.
+        ({"STANDIN_DRIVER": "12080"}, "the driver knows CUDA 12.8 and the kernels were built with CUDA 13."),
+    ],
+)
+def test_where_the_kernels_cannot_run_auto_takes_torch(settings: dict[str, str], reason: str) -> None:
+    done = run(WHY, **settings)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, done.stderr
+    assert lines[0].startswith(f"Choice(native=False, reason='{reason}")
+    assert lines[1].startswith(f"backend: 'native' cannot run: {reason}")
