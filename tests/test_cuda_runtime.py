@@ -12,12 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from cuda_standin import build
-
-pytestmark = [
-    pytest.mark.usefixtures("native"),
-    pytest.mark.skipif(build.why_not() is not None, reason=str(build.why_not())),
-]
+from cuda_standin.build import Build, build
 
 # NVML would count the GPUs of this machine.
 PRELUDE = """
@@ -32,7 +27,15 @@ spec.loader.exec_module(sys.modules[spec.name])
 """
 
 
-def run(code: str, **settings: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture(scope="module")
+def built(native: None) -> Build:
+    found = build()
+    if isinstance(found, str):
+        pytest.skip(found)
+    return found
+
+
+def run(built: Build, code: str, **settings: str) -> subprocess.CompletedProcess[str]:
     """Runs Python code in a process of its own, with the stand-in in the place of the CUDA runtime."""
     kept = {
         name: value
@@ -40,8 +43,8 @@ def run(code: str, **settings: str) -> subprocess.CompletedProcess[str]:
         if not name.startswith(("CUDA_", "PYTEST_", "PYTORCH_", "SYMCONV_"))
     }
     return subprocess.run(
-        [sys.executable, "-c", PRELUDE + code, str(build.extension())],
-        env={**kept, **settings, "LD_PRELOAD": str(build.standin())},
+        [sys.executable, "-c", PRELUDE + code, str(built.extension)],
+        env={**kept, **settings, "LD_PRELOAD": str(built.standin)},
         cwd=Path(__file__).parent,
         capture_output=True,
         text=True,
@@ -50,9 +53,9 @@ def run(code: str, **settings: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_on_two_gpus() -> None:
+def test_on_two_gpus(built: Build) -> None:
     options = ["-q", "-p", "no:cacheprovider", "cuda_standin/on_two_gpus.py"]
-    done = run(f"import pytest\nsys.exit(pytest.main({options}))")
+    done = run(built, f"import pytest\nsys.exit(pytest.main({options}))")
     assert done.returncode == 0, done.stdout[-12000:] + done.stderr[-4000:]
 
 
@@ -78,8 +81,10 @@ with backend("native"):
         ({"STANDIN_DRIVER": "12080"}, "the driver knows CUDA 12.8 and the kernels were built with CUDA 13."),
     ],
 )
-def test_where_the_kernels_cannot_run_auto_takes_torch(settings: dict[str, str], reason: str) -> None:
-    done = run(WHY, **settings)
+def test_where_the_kernels_cannot_run_auto_takes_torch(
+    built: Build, settings: dict[str, str], reason: str
+) -> None:
+    done = run(built, WHY, **settings)
     lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stderr
     assert lines[0].startswith(f"Choice(native=False, reason='{reason}")

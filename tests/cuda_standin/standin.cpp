@@ -132,6 +132,8 @@ class Call {
 
 #define CALL Call(__func__, __builtin_return_address(0))
 
+// Why a launch fails. One on a stream that is not captured does not, whatever else is: torch's streams do not
+// wait for the legacy one.
 cudaError_t refusal(const void* kernel, dim3 grid, dim3 block, size_t shared, cudaStream_t stream) {
   if (launches_until_error >= 0 && launches_until_error-- == 0) return launch_error;
   if (!is_legacy(stream) && stream->device != current_device) return cudaErrorInvalidResourceHandle;
@@ -159,11 +161,6 @@ cudaError_t launch(Call&& call, const void* kernel, dim3 grid, dim3 block, size_
 cudaError_t new_stream(Call&& call, cudaStream_t* stream) {
   *stream = new CUstream_st{current_device};
   return call.with(*stream).returns(cudaSuccess);
-}
-
-cudaError_t copy(Call&& call, void* to, const void* from, size_t size) {
-  std::memcpy(to, from, size);
-  return call.returns(cudaSuccess);
 }
 
 }  // namespace
@@ -324,10 +321,12 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const vo
   return CALL.returns(cudaSuccess);
 }
 cudaError_t cudaMemcpy(void* to, const void* from, size_t size, cudaMemcpyKind) {
-  return copy(CALL, to, from, size);
+  std::memcpy(to, from, size);
+  return CALL.unless_capturing();
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t size, cudaMemcpyKind, cudaStream_t stream) {
-  return copy(std::move(CALL.with(stream)), to, from, size);
+  std::memcpy(to, from, size);
+  return CALL.with(stream).returns(cudaSuccess);
 }
 cudaError_t cudaMemset(void* pointer, int value, size_t size) {
   std::memset(pointer, value, size);
