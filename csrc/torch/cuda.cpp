@@ -41,7 +41,7 @@ Tensor new_workspace(size_t size, int32_t device_index) {
   AtenTensorHandle handle = nullptr;
   if (aoti_torch_empty_strided(1, &bytes, &stride, aoti_torch_dtype_uint8(), aoti_torch_device_type_cuda(),
                                device_index, &handle) != TORCH_SUCCESS) {
-    fail("workspace: could not allocate ", bytes, " bytes on cuda:", device_index);
+    fail("workspace: could not allocate ", bytes, " bytes on cuda:", device_index, why_not_allocated());
   }
   return Tensor(handle);
 }

@@ -1,6 +1,8 @@
 // Memory format and allocation of results: see result.h.
 #include "result.h"
 
+#include <dlfcn.h>
+
 namespace symconv::binding {
 
 bool suggests_channels_last(const Tensor& tensor) {
@@ -41,7 +43,7 @@ Tensor new_result(const Tensor& like, const Ints& sizes, bool channels_last) {
   if (aoti_torch_empty_strided(dims, sizes.data(), strides.data(), dtype, device_type, device_index,
                                &handle) != TORCH_SUCCESS) {
     fail("result: could not allocate a tensor of size ", text(sizes), " (", elements, " elements of ",
-         like.element_size(), " bytes)");
+         like.element_size(), " bytes)", why_not_allocated());
   }
   return Tensor(handle);
 }
@@ -56,9 +58,16 @@ Tensor new_numbers(const Tensor& like, int64_t count) {
   AtenTensorHandle handle = nullptr;
   if (aoti_torch_empty_strided(1, &count, &stride, dtype, device_type, device_index, &handle) !=
       TORCH_SUCCESS) {
-    fail("packed: could not allocate ", count, " numbers");
+    fail("packed: could not allocate ", count, " numbers", why_not_allocated());
   }
   return Tensor(handle);
+}
+
+std::string why_not_allocated() {
+  // Not in the headers of the oldest torch that this is built against.
+  void* symbol = dlsym(RTLD_DEFAULT, "torch_exception_get_what_without_backtrace");
+  const char* what = symbol == nullptr ? nullptr : reinterpret_cast<const char* (*)()>(symbol)();
+  return what == nullptr ? "" : std::string(": ") + what;
 }
 
 }  // namespace symconv::binding

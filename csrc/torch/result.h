@@ -22,4 +22,8 @@ Tensor new_result(const Tensor& like, const Ints& sizes, bool channels_last);
 // float32.
 Tensor new_numbers(const Tensor& like, int64_t count);
 
+// Why torch did not allocate, just now in this thread: ": " and torch's words; empty with a torch
+// before 2.13, which does not tell. By "CUDA out of memory" in them callers know that a smaller batch may do.
+std::string why_not_allocated();
+
 }  // namespace symconv::binding

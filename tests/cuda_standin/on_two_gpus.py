@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -143,6 +144,30 @@ def test_a_failed_launch_says_what_it_was(operator: str, p: Problem, dtype: torc
             assert torch.cuda.memory_allocated(1) == before
         compute(operator, p, t)
         assert [one.kernel for one in launches(calls())] == [one.kernel for one in whole]
+
+
+@pytest.mark.parametrize(
+    ("allowed", "message"),
+    [
+        (0, r"result: could not allocate a tensor of size \[2, 48, 512, 512\] \(.*\): CUDA out of memory\."),
+        # The result fits, and a packed copy of the input besides does not.
+        (60 << 20, r"workspace: could not allocate \d+ bytes on cuda:1: CUDA out of memory\."),
+    ],
+)
+def test_a_device_that_is_out_of_memory(allowed: int, message: str) -> None:
+    p = dataclasses.replace(CONVOLUTION, size=(512, 512))
+    t = make(p, torch.bfloat16, "contiguous", "cuda:1")
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated(1)
+    total = torch.cuda.get_device_properties(1).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved(1) + allowed) / total, 1)
+    try:
+        with pytest.raises(RuntimeError, match=message):
+            compute("fprop", p, t)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, 1)
+    assert torch.cuda.memory_allocated(1) == before
+    compute("fprop", p, t)
 
 
 def train(layer: SymmetricConv2d, value: torch.Tensor) -> None:
