@@ -3,6 +3,7 @@
 #include "convolve.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <cstring>
 
 #include "kernels.h"
@@ -21,48 +22,58 @@ class Ahead {
   void clear() {
     ranges_.clear();
     bases_.clear();
-    plane_ = range_ = at_ = 0;
+    plane_ = range_ = 0;
+    line_ = end_ = 0;
   }
   // Ranges come in ascending order; those that meet become one.
   void add_range(int64_t first, int64_t bytes) {
     if (!ranges_.empty() && first >= ranges_.back().first &&
-        first <= ranges_.back().first + ranges_.back().bytes + 64) {
+        first <= ranges_.back().first + ranges_.back().bytes + kLine) {
       ranges_.back().bytes = std::max(ranges_.back().bytes, first + bytes - ranges_.back().first);
     } else {
       ranges_.push_back({first, bytes});
     }
   }
-  void add_plane(const void* base) { bases_.push_back(static_cast<const char*>(base)); }
+  void add_plane(const void* base) { bases_.push_back(reinterpret_cast<uintptr_t>(base)); }
+  // At most.
   int64_t lines() const {
     int64_t n = 0;
-    for (const Range& r : ranges_) n += r.bytes / 64 + 1;
+    for (const Range& r : ranges_) n += r.bytes / kLine + 1;
     return n * static_cast<int64_t>(bases_.size());
   }
   // The next `most` lines, or those that are left; returns how many.
   int take(int64_t most, const void** lines) {
     int64_t taken = 0;
-    while (taken < most && plane_ < bases_.size()) {
-      const Range range = ranges_[range_];
-      const char* line = bases_[plane_] + range.first + at_;
-      const int64_t n = std::min(most - taken, (range.bytes - at_) / 64 + 1);
-      for (int64_t i = 0; i < n; ++i) lines[taken + i] = line + 64 * i;
+    while (taken < most && (line_ < end_ || next())) {
+      const int64_t n = std::min(most - taken, static_cast<int64_t>(end_ - line_ + kLine - 1) / kLine);
+      for (int64_t i = 0; i < n; ++i) lines[taken + i] = reinterpret_cast<const void*>(line_ + kLine * i);
       taken += n;
-      at_ += 64 * n;
-      if (at_ <= range.bytes) break;
-      at_ = 0;
-      if (++range_ == ranges_.size()) range_ = 0, ++plane_;
+      line_ += kLine * n;
     }
     return static_cast<int>(taken);
   }
 
  private:
+  static constexpr int64_t kLine = 64;
   struct Range {
     int64_t first, bytes;
   };
+
+  // The same range of the next plane, or the next range of the first; without the line that both may share.
+  bool next() {
+    if (plane_ == bases_.size()) plane_ = 0, ++range_;
+    if (range_ >= ranges_.size() || bases_.empty()) return false;
+    const uintptr_t first = bases_[plane_++] + ranges_[range_].first, past = line_;
+    end_ = first + ranges_[range_].bytes;
+    line_ = first / kLine * kLine;
+    if (line_ + kLine == past) line_ = past;
+    return true;
+  }
+
   std::vector<Range> ranges_;
-  std::vector<const char*> bases_;
+  std::vector<uintptr_t> bases_;
   size_t plane_ = 0, range_ = 0;
-  int64_t at_ = 0;
+  uintptr_t line_ = 0, end_ = 0;  // what is left of that range
 };
 
 constexpr int64_t kMostLines = 64;  // of either kind, to ask for with a call
@@ -175,14 +186,13 @@ class Convolve {
     write(group, accumulators, row, bias, output, scratch);
   }
 
-  // Whether the tensors come from so far away that asking for their lines pays: measured where they take
-  // several times what a core's own cache holds; below that the asking itself cost 3 to 6 %.
-  bool far_away(const Tensor& source, const Tensor& output) const {
+  // Whether the tensors may still lie in a core's own cache.
+  bool near(const Tensor& source, const Tensor& output) const {
     const int64_t outputs = c_.output[0] * c_.output[1] * c_.output[2] * c_.row_channels;
     const int64_t sources = c_.source[0] * c_.source[1] * c_.source[2] * c_.column_channels;
     const int64_t bytes =
         c_.batch * c_.groups * (sources * element_size(source.dtype) + outputs * element_size(output.dtype));
-    return bytes > 5 * kernels_.l2_bytes;
+    return bytes < kernels_.l2_bytes / 4;
   }
 
   // Plans what the GEMM of chunk `k` asks for on the side: what is staged next and, with the last chunk, the
@@ -193,7 +203,7 @@ class Convolve {
     scratch.source.clear();
     scratch.output.clear();
     scratch.source_lines = scratch.output_lines = 0;
-    if (!far_away(source, output)) return;
+    if (near(source, output)) return;
     const bool last = k + 1 == patch_.chunks().size();
     const Tile next = last ? patch_.after(tile) : tile;
     const bool planar = source.strides[4] == 1;
