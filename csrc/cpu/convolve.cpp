@@ -3,9 +3,9 @@
 #include "convolve.h"
 
 #include <algorithm>
-#include <cstdint>
 #include <cstring>
 
+#include "ahead.h"
 #include "kernels.h"
 #include "pack.h"
 #include "patch.h"
@@ -14,69 +14,6 @@
 
 namespace symconv::cpu {
 namespace {
-
-// Memory that will be needed soon: planes of the same ranges. It is asked for a few lines with every call of
-// the micro-kernel; met without having been asked for, each would cost the full latency.
-class Ahead {
- public:
-  void clear() {
-    ranges_.clear();
-    bases_.clear();
-    plane_ = range_ = 0;
-    line_ = end_ = 0;
-  }
-  // Ranges come in ascending order; those that meet become one.
-  void add_range(int64_t first, int64_t bytes) {
-    if (!ranges_.empty() && first >= ranges_.back().first &&
-        first <= ranges_.back().first + ranges_.back().bytes + kLine) {
-      ranges_.back().bytes = std::max(ranges_.back().bytes, first + bytes - ranges_.back().first);
-    } else {
-      ranges_.push_back({first, bytes});
-    }
-  }
-  void add_plane(const void* base) { bases_.push_back(reinterpret_cast<uintptr_t>(base)); }
-  // At most.
-  int64_t lines() const {
-    int64_t n = 0;
-    for (const Range& r : ranges_) n += r.bytes / kLine + 1;
-    return n * static_cast<int64_t>(bases_.size());
-  }
-  // The next `most` lines, or those that are left; returns how many.
-  int take(int64_t most, const void** lines) {
-    int64_t taken = 0;
-    while (taken < most && (line_ < end_ || next())) {
-      const int64_t n = std::min(most - taken, static_cast<int64_t>(end_ - line_ + kLine - 1) / kLine);
-      for (int64_t i = 0; i < n; ++i) lines[taken + i] = reinterpret_cast<const void*>(line_ + kLine * i);
-      taken += n;
-      line_ += kLine * n;
-    }
-    return static_cast<int>(taken);
-  }
-
- private:
-  static constexpr int64_t kLine = 64;
-  struct Range {
-    int64_t first, bytes;
-  };
-
-  // The same range of the next plane, or the next range of the first; without the line that both may share.
-  bool next() {
-    if (plane_ == bases_.size()) plane_ = 0, ++range_;
-    if (range_ >= ranges_.size() || bases_.empty()) return false;
-    const uintptr_t first = bases_[plane_++] + ranges_[range_].first, past = line_;
-    end_ = first + ranges_[range_].bytes;
-    line_ = first / kLine * kLine;
-    if (line_ + kLine == past) line_ = past;
-    return true;
-  }
-
-  std::vector<Range> ranges_;
-  std::vector<uintptr_t> bases_;
-  size_t plane_ = 0, range_ = 0;
-  uintptr_t line_ = 0, end_ = 0;  // what is left of that range
-};
-
-constexpr int64_t kMostLines = 64;  // of either kind, to ask for with a call
 
 // The part of every row block that one work item computes.
 struct RowRange {
@@ -103,7 +40,6 @@ struct ThreadScratch {
   std::vector<size_t> call_ends;  // of each piece
   Ahead output, source;
   std::vector<OutputRun> next;
-  int64_t source_lines = 0, output_lines = 0;  // to ask for with every call of the micro-kernel
 };
 
 // Out of line: inlined, every use of the scratch would look its address up again.
@@ -197,17 +133,16 @@ class Convolve {
 
   // Plans what the GEMM of chunk `k` asks for on the side: what is staged next and, with the last chunk, the
   // output. Channels that are planes are asked for one by one; where they lie next to each other, whole
-  // points are, with the last chunk.
+  // points are, with the last chunk, unless they are of several groups.
   void look_ahead(int64_t group, const Tile& tile, size_t k, const Tensor& source, const Tensor& output,
                   ThreadScratch& scratch) const {
     scratch.source.clear();
     scratch.output.clear();
-    scratch.source_lines = scratch.output_lines = 0;
     if (near(source, output)) return;
     const bool last = k + 1 == patch_.chunks().size();
     const Tile next = last ? patch_.after(tile) : tile;
     const bool planar = source.strides[4] == 1;
-    if (next.first_row < next.last_row && (planar || (last && source.strides[1] == 1))) {
+    if (next.first_row < next.last_row && (planar || (last && source.strides[1] == 1 && c_.groups == 1))) {
       const int64_t element = element_size(source.dtype), point = source.strides[4] * c_.stride[2];
       patch_.ahead(next, source, scratch.next);
       for (const OutputRun& run : scratch.next) {
@@ -229,7 +164,8 @@ class Convolve {
       }
     }
     const int64_t output_point = output.strides[4] * c_.output_step[2];
-    if (last && schedule_.row_splits == 1 && (output_point == 1 || output.strides[1] == 1)) {
+    if (last && schedule_.row_splits == 1 &&
+        (output_point == 1 || (output.strides[1] == 1 && c_.groups == 1))) {
       const int64_t element = element_size(output.dtype);
       for (const OutputRun& run : scratch.runs) {
         scratch.output.add_range(run.offset * element, run.count * output_point * element);
@@ -241,11 +177,8 @@ class Convolve {
       }
     }
     const int64_t calls = static_cast<int64_t>(scratch.calls.size()) * ceil_div(patch_.points(tile), panel_);
-    const auto each = [&](const Ahead& ahead) {
-      return std::min(kMostLines, ceil_div(ahead.lines(), std::max<int64_t>(1, calls)));
-    };
-    scratch.source_lines = each(scratch.source);
-    scratch.output_lines = each(scratch.output);
+    scratch.source.spread(calls);
+    scratch.output.spread(calls);
   }
 
   // What the micro-kernel is called for with each folded piece of a chunk: a panel of rows of every slot.
@@ -311,7 +244,7 @@ class Convolve {
   [[gnu::noinline]] void multiply_piece(size_t j, int vectors, size_t k, const T* folded, T* sums,
                                         int64_t sums_row, FoldArguments<T>* next_fold,
                                         ThreadScratch& scratch) const {
-    const void* lines[2 * kMostLines];
+    const void* lines[2 * Ahead::kMostLines];
     Aside<T> aside{next_fold, lines, 0};
     const int64_t columns = packing_.pieces(k)[j].columns, n = columns * panel_;
     const Slot* slot = nullptr;
@@ -328,8 +261,8 @@ class Convolve {
           segments[count++].k = run.count * columns;
         }
       }
-      aside.line_count = scratch.source.take(scratch.source_lines, lines);
-      aside.line_count += scratch.output.take(scratch.output_lines, lines + aside.line_count);
+      aside.line_count = scratch.source.take(lines);
+      aside.line_count += scratch.output.take(lines + aside.line_count);
       kernels_.gemm(call->m, vectors, static_cast<const T*>(call->packed), 1, call->m, segments, count,
                     panel_, sums + call->target * sums_row, sums_row, k > 0 || j > 0, aside);
     }

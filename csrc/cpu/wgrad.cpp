@@ -16,6 +16,7 @@
 
 #include <algorithm>
 
+#include "ahead.h"
 #include "kernels.h"
 #include "patch.h"
 #include "scalar.h"
@@ -31,6 +32,8 @@ struct ThreadScratch {
   std::vector<uint32_t> masks;
   std::vector<OutputRun> outputs;
   std::vector<StagedRun> staging;
+  std::vector<OutputRun> next;
+  Ahead gradient, source;                                          // of the tile that comes next
   std::vector<PointRun> slot_runs, all, sources, padding, points;  // all: a tile's points, next to each other
 };
 
@@ -95,6 +98,8 @@ class Wgrad {
         const int64_t first = part(tiles, point_shares_, points),
                       last = part(tiles, point_shares_, points + 1);
         for (int64_t t = first; t < last; ++t) {
+          const Tile next = t + 1 < last ? patch_.tile(t + 1) : Tile{};
+          look_ahead(patch_.tile(t), next, grad_output, input, scratch);
           add_tile(group, patch_.tile(t), part(chunks, column_shares_, columns),
                    part(chunks, column_shares_, columns + 1), grad_output, input, target, t > first, scratch);
         }
@@ -127,6 +132,39 @@ class Wgrad {
       return data + cls * class_step + row * row_step + point * point_step;
     }
   };
+
+  // Plans what the GEMM of a tile asks for on the side: what the next one reads, where points are rows of
+  // channels. Planes are read in long runs, which the processor sees by itself.
+  void look_ahead(const Tile& tile, const Tile& next, const Tensor& grad_output, const Tensor& input,
+                  ThreadScratch& scratch) const {
+    scratch.gradient.clear();
+    scratch.source.clear();
+    if (!schedule_.column_lanes || c_.groups > 1 || next.first_row == next.last_row) return;
+    int64_t panels = 0;
+    for (int p = 0; p < classes_; ++p) {
+      const int64_t vectors =
+          patch_.fold().count(patch_.fold().parity(p)) * schedule_.tiling.columns / lanes_;
+      panels += ceil_div(vectors, kernels_.vectors);
+    }
+    panels *= static_cast<int64_t>(patch_.chunks().size()) / column_shares_ *
+              ceil_div(patch_.points(tile), schedule_.piece_points);
+    const auto plan = [&](const Tensor& tensor, int64_t point_step, Ahead& ahead) {
+      const int64_t element = element_size(tensor.dtype);
+      for (const OutputRun& run : scratch.next) {
+        ahead.add_range(run.offset * element, run.count * point_step * element);
+      }
+      ahead.add_plane(tensor.data);
+      ahead.spread(panels);
+    };
+    if (grad_output.strides[1] == 1) {
+      patch_.runs(next, 0, patch_.points(next), grad_output, scratch.next);
+      plan(grad_output, grad_output.strides[4], scratch.gradient);
+    }
+    if (input.strides[1] == 1) {
+      patch_.ahead(next, input, scratch.next);
+      plan(input, input.strides[4] * c_.stride[2], scratch.source);
+    }
+  }
 
   void add_tile(int64_t group, const Tile& tile, int64_t first_chunk, int64_t last_chunk,
                 const Tensor& grad_output, const Tensor& input, T* accumulators, bool accumulate,
@@ -312,6 +350,8 @@ class Wgrad {
     T* folded = scratch.folded.get<T>(schedule_.piece_points * point_row);
     const std::vector<TapSet>& sets = patch_.tap_sets(chunk);
     const int64_t points = patch_.points(tile);
+    const void* lines[2 * Ahead::kMostLines];
+    Aside<T> aside{nullptr, lines, 0};
     for (size_t i = 0; i < scratch.ends.size(); ++i) {
       const int64_t point = i * schedule_.piece_points;
       const int first = i == 0 ? 0 : scratch.ends[i - 1];
@@ -328,12 +368,15 @@ class Wgrad {
         for (int64_t j = 0; j < panels; ++j) {
           const int64_t v = part(n, panels, j), lane = at + v * lanes_;
           const Segment<T> segment{folded + lane, depth};
+          aside.line_count = scratch.gradient.take(lines);
+          aside.line_count += scratch.source.take(lines + aside.line_count);
           for (int64_t t = 0; t < tiles; ++t) {
             const int64_t r = part(rows_, tiles, t);
             kernels_.gemm(static_cast<int>(part(rows_, tiles, t + 1) - r),
                           static_cast<int>(part(n, panels, j + 1) - v), gradient.at(p, r, point),
                           gradient.row_step, gradient.point_step, &segment, 1, point_row,
-                          accumulators + r * row + lane, row, accumulate || i > 0, {});
+                          accumulators + r * row + lane, row, accumulate || i > 0, aside);
+            aside.line_count = 0;  // the first call has asked
           }
         }
       }

@@ -77,8 +77,10 @@ void fold_some_aside(const Kernels<T>& kernels, Random& random, FoldArguments<T>
     const Segment<T> segments[] = {{b.data(), first}, {b.data() + first * n, depth - first}};
     const std::vector<const void*> lines(random.one_of({0, 1, 20, 64}), a.data());
     const Aside<T> aside{random.chance(0.8) ? &fold : nullptr, lines.data(), static_cast<int>(lines.size())};
-    kernels.gemm(m, v, a.data(), 1, m, segments, 2, n, c.data(), n, false, aside);
-    kernels.gemm(m, v, a.data(), 1, m, segments, 2, n, alone.data(), n, false, {});
+    const bool packed = random.chance(0.8);
+    const int64_t a_row = packed ? 1 : depth, a_col = packed ? m : 1;
+    kernels.gemm(m, v, a.data(), a_row, a_col, segments, 2, n, c.data(), n, false, aside);
+    kernels.gemm(m, v, a.data(), a_row, a_col, segments, 2, n, alone.data(), n, false, {});
     report.check(c == alone, "products differ with a fold on the side");
   }
 }

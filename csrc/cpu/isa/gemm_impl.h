@@ -45,6 +45,10 @@ void gemm_tile(const T* a, int64_t a_row, int64_t a_col, const Segment<T>* segme
   };
   const void* const* line = aside.lines;
   const void* const* const end = line + aside.line_count;
+  const auto ask_for_all = [&] {
+    while (line != end) ask_for(*line++);
+  };
+  if constexpr (!Busy) ask_for_all();
   for (int s = 0; s < count; ++s) {
     const T* b = segments[s].b;
     int64_t k = segments[s].k;
@@ -54,7 +58,7 @@ void gemm_tile(const T* a, int64_t a_row, int64_t a_col, const Segment<T>* segme
         add_products(b, partial[0]);
         b += b_row;
       };
-      if constexpr (kFoldsAside) {
+      if constexpr (kFoldsAside && Packed) {
         while (k > 0 && aside.fold) {
           const int64_t done = fold_aside(*aside.fold, k, add_next);
           if (done == 0) break;
@@ -71,7 +75,7 @@ void gemm_tile(const T* a, int64_t a_row, int64_t a_col, const Segment<T>* segme
       for (; k > 0; --k, b += b_row) add_products(b, partial[0]);
     }
   }
-  while (line != end) ask_for(*line++);
+  if constexpr (Busy) ask_for_all();
   Vector<T>(*sum)[V] = partial[0];
 #pragma GCC unroll 4
   for (int n = Chains / 2; n > 0; n /= 2) {
@@ -113,19 +117,24 @@ struct Gemm {
     static constexpr GemmTile<T> table[] = {gemm_tile<T, I / Vectors + 1, I % Vectors + 1, Packed, false>...};
     return table[(m - 1) * Vectors + v - 1];
   }
-  // For whole panels of packed rows, which take nearly all the time.
-  template <int... I>
+  // For whole panels of rows, which take nearly all the time.
+  template <bool Packed, int... I>
   static GemmTile<T> find_busy(int v, std::integer_sequence<int, I...>) {
-    static constexpr GemmTile<T> table[] = {gemm_tile<T, Rows, I + 1, true, true>...};
+    static constexpr GemmTile<T> table[] = {gemm_tile<T, Rows, I + 1, Packed, true>...};
     return table[v - 1];
   }
   static void run(int m, int v, const T* a, int64_t a_row, int64_t a_col, const Segment<T>* segments,
                   int count, int64_t b_row, T* c, int64_t c_row, bool accumulate, const Aside<T>& aside) {
     using All = std::make_integer_sequence<int, Rows * Vectors>;
+    using Whole = std::make_integer_sequence<int, Vectors>;
     const bool packed = a_row == 1 && a_col == m;
-    GemmTile<T> tile = packed ? find<true>(m, v, All{}) : find<false>(m, v, All{});
     const bool busy = aside.line_count > 0 || (kFoldsAside && aside.fold && can_fold_aside(*aside.fold));
-    if (packed && m == Rows && busy) tile = find_busy(v, std::make_integer_sequence<int, Vectors>{});
+    GemmTile<T> tile;
+    if (m == Rows && busy) {
+      tile = packed ? find_busy<true>(v, Whole{}) : find_busy<false>(v, Whole{});
+    } else {
+      tile = packed ? find<true>(m, v, All{}) : find<false>(m, v, All{});
+    }
     tile(a, a_row, a_col, segments, count, b_row, c, c_row, accumulate, aside);
   }
 };
