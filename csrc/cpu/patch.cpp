@@ -194,7 +194,10 @@ void Patch::ahead(const Tile& tile, const Tensor& source, std::vector<OutputRun>
     const int64_t reach = after_ + std::max<int64_t>(0, reach_[0].back()) * c_.output[1] * c_.output[2];
     const int64_t last = std::min(tile.last_row + reach, row_count());
     constexpr int64_t kFirst[kAxes] = {0, 0, 0}, kStep[kAxes] = {1, 1, 1};
-    return flat_runs(std::min(tile.first_row + reach, last), last, source, kFirst, kStep, runs);
+    // The tile before read the first of them, unless it ended with its image.
+    const bool begins = tiling_.by_image && tile.first_row % image_points() == 0;
+    return flat_runs(begins ? tile.first_row : std::min(tile.first_row + reach, last), last, source, kFirst,
+                     kStep, runs);
   }
   std::vector<StagedRun> staged;
   staging(tile, source, staged);

@@ -42,14 +42,17 @@ struct Cut {
 // The cheapest of the cuts that are offered in ascending size of tile; of those that are nearly so the first.
 class Cheapest {
  public:
-  Cheapest(const Convolution& c, int lanes, int vectors, int rows, int threads)
+  Cheapest(const Convolution& c, int lanes, int vectors, int rows, int threads, int64_t element_bytes,
+           int64_t l2_bytes)
       : lanes_(lanes),
         vectors_(vectors),
         threads_(threads),
         groups_(c.groups),
         columns_(static_cast<double>(c.column_filters()) * static_cast<double>(c.taps())),
         filters_(static_cast<double>(c.row_filters())),
-        channels_(static_cast<double>(c.column_channels)) {
+        channels_(static_cast<double>(c.column_channels)),
+        element_(static_cast<double>(element_bytes)),
+        l2_(static_cast<double>(l2_bytes)) {
     for (const Block& b : c.rows) panels_ = std::max(panels_, ceil_div(b.orbits, static_cast<int64_t>(rows)));
   }
 
@@ -81,13 +84,15 @@ class Cheapest {
     const double filters = filters_ / static_cast<double>(parts);
     const double points = static_cast<double>(turns - last) * vectors(std::min(cut.tile, cut.points)) +
                           static_cast<double>(last) * vectors(cut.last());
+    // A vector's worth of 16 from the core's own cache takes two cycles; the less of it they fill, the more
+    // of them are still there.
+    const double weights = columns_ * filters / 8 * std::min(1.0, columns_ * filters * element_ / l2_);
     const double stage = 1.5 * channels_ * static_cast<double>(cut.staged);
-    return columns_ * (filters / 2 + 2.5) * points +
-           static_cast<double>(turns) * (stage + columns_ * filters / 8 + 300);
+    return columns_ * (filters / 2 + 2.5) * points + static_cast<double>(turns) * (stage + weights + 1000);
   }
 
   int64_t lanes_, vectors_, threads_, groups_;
-  double columns_, filters_, channels_;
+  double columns_, filters_, channels_, element_, l2_;
   int64_t panels_ = 1;  // of rows, in the largest block
   double least_ = std::numeric_limits<double>::infinity();
   int64_t splits_ = 1;
@@ -151,7 +156,7 @@ Schedule schedule(const Convolution& c, int lanes, int vectors, int rows, bool f
   // The points' side. A tile's accumulators should stay in L2.
   const int64_t most_points =
       std::clamp<int64_t>(l2_bytes / 2 / (c.row_channels * element_bytes), panel, 16 * panel);
-  Cheapest cheapest(c, lanes, vectors, rows, threads);
+  Cheapest cheapest(c, lanes, vectors, rows, threads, element_bytes, l2_bytes);
   if (flat(c)) {
     tile_flat(c, lanes, most_points, cheapest, s.tiling);
   } else {
