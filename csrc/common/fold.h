@@ -111,13 +111,13 @@ struct Fold {
 
 // The ±1 (Hadamard) transform of N = 1, 2, 4 or 8 values in place: values[q] = sum over e of (-1)^popcount(q
 // & e) values[e]. Ranks q and e are those of subset(), so the sign is sign(subset(mask, q), subset(mask, e))
-// for any mask of log2 N axes.
-template <int N, typename Value>
+// for any mask of log2 N axes. First > 1: neighbours up to that distance have been combined already.
+template <int N, int First = 1, typename Value>
 SYMCONV_HD inline void hadamard(Value* values) {
 #if defined(__GNUC__) && !defined(__CUDACC__)
 #pragma GCC unroll 8
 #endif
-  for (int half = 1; half < N; half *= 2) {
+  for (int half = First; half < N; half *= 2) {
 #if defined(__GNUC__) && !defined(__CUDACC__)
 #pragma GCC unroll 8
 #endif

@@ -30,12 +30,12 @@ struct Offsets {
 };
 
 // `Vectors` moves to neighbouring vectors of a panel, for `columns` columns. One address register for each
-// move, advanced from column to column, and one for each offset serve all loads and stores. Get loads a tap's
-// vector, put stores one; between() is called after every column.
-template <typename T, int Terms, bool Shared, int Vectors, typename Get, typename Put, typename Between>
+// move, advanced from column to column, and one for each offset serve all loads and stores. lanes(e) are
+// those of tap e that exist, put stores a vector; between() is called after every column.
+template <typename T, int Terms, bool Shared, int Vectors, typename Lanes, typename Put, typename Between>
 SYMCONV_INLINE void fold_moves(const Offsets<Terms, Shared>& at, const Move* moves, const T* planes,
-                               int64_t column_step, T* folded, int64_t folded_row, int64_t columns, Get&& get,
-                               Put&& put, Between&& between) {
+                               int64_t column_step, T* folded, int64_t folded_row, int64_t columns,
+                               Lanes&& lanes, Put&& put, Between&& between) {
   const T* from[Vectors];
   for (int v = 0; v < Vectors; ++v) from[v] = planes + moves[v].source;
   T* to = folded + moves[0].target;
@@ -43,18 +43,24 @@ SYMCONV_INLINE void fold_moves(const Offsets<Terms, Shared>& at, const Move* mov
 #pragma GCC unroll 8
     for (int v = 0; v < Vectors; ++v) {
       Vector<T> y[Terms];
-      if constexpr (Shared) {
+      if constexpr (Terms == 1) {
+        y[0] = lanes(0).load(from[v] + at.tap[0][0]);
+      } else if constexpr (Shared) {
 #pragma GCC unroll 8
-        for (int e = 0; e < Terms; ++e) y[e] = in_register<T>(get(from[v] + at.tap[0][e], e));
-        hadamard<Terms>(y);
+        for (int e = 0; e < Terms; e += 2) {
+          const Vector<T> x = lanes(e).load(from[v] + at.tap[0][e]);
+          lanes(e + 1).add_and_subtract(x, from[v] + at.tap[0][e + 1], y[e], y[e + 1]);
+        }
+        hadamard<Terms, 2>(y);
       } else {
 #pragma GCC unroll 8
         for (int q = 0; q < Terms; ++q) {
-          Vector<T> x[Terms];
+          y[q] = lanes(0).load(from[v] + at.tap[q][0]);
 #pragma GCC unroll 8
-          for (int e = 0; e < Terms; ++e) x[e] = get(from[v] + at.tap[q][e], e);
-          hadamard<Terms>(x);  // one of them is used
-          y[q] = x[q];
+          for (int e = 1; e < Terms; ++e) {
+            const T* p = from[v] + at.tap[q][e];
+            y[q] = sign(q, e) > 0 ? lanes(e).add(y[q], p) : lanes(e).subtract(y[q], p);
+          }
         }
       }
 #pragma GCC unroll 8
@@ -78,7 +84,7 @@ __attribute__((noinline)) void fold_set(const FoldArguments<T>& f, const PlaneSe
   const int64_t column_step = f.column, folded_row = f.folded_row;
   const T* planes = f.planes + first * column_step;
   T* folded = f.folded + first * folded_row;
-  const auto get = [](const T* p, int) { return load<T>(p); };
+  const auto every = [](int) { return EveryLane<T>{}; };
   const auto whole = [](T* p, Vector<T> v) { store<T>(p, v); };
   const auto neighbours = [](const Move* m) {
     return m[0].count == L && m[1].count == L && m[1].target == m[0].target + L;
@@ -86,20 +92,20 @@ __attribute__((noinline)) void fold_set(const FoldArguments<T>& f, const PlaneSe
   const Move* const end = f.moves + f.move_count;
   for (const Move* m = f.moves; m != end;) {
     if (end - m >= 3 && neighbours(m) && neighbours(m + 1)) {
-      fold_moves<T, Terms, Shared, 3>(at, m, planes, column_step, folded, folded_row, columns, get, whole,
+      fold_moves<T, Terms, Shared, 3>(at, m, planes, column_step, folded, folded_row, columns, every, whole,
                                       kNothing);
       m += 3;
     } else if (end - m >= 2 && neighbours(m)) {
-      fold_moves<T, Terms, Shared, 2>(at, m, planes, column_step, folded, folded_row, columns, get, whole,
+      fold_moves<T, Terms, Shared, 2>(at, m, planes, column_step, folded, folded_row, columns, every, whole,
                                       kNothing);
       m += 2;
     } else if (m->count == L) {
-      fold_moves<T, Terms, Shared, 1>(at, m++, planes, column_step, folded, folded_row, columns, get, whole,
+      fold_moves<T, Terms, Shared, 1>(at, m++, planes, column_step, folded, folded_row, columns, every, whole,
                                       kNothing);
     } else {
       const int count = m->count;
       fold_moves<T, Terms, Shared, 1>(
-          at, m++, planes, column_step, folded, folded_row, columns, get,
+          at, m++, planes, column_step, folded, folded_row, columns, every,
           [=](T* p, Vector<T> v) { store_partial<T>(p, v, count); }, kNothing);
     }
   }
@@ -137,13 +143,13 @@ SYMCONV_INLINE void fold_masked(const Offsets<Terms, Shared>& at, const FoldArgu
   const uint32_t* bits = f.masks + f.at.move * f.mask_row;
   const int64_t first = f.at.first + f.at.column;
   const auto fold = [&](const auto& masks) __attribute__((always_inline)) {
-    const auto get = [&](const T* p, int e) __attribute__((always_inline)) { return masks[e].load(p); };
+    const auto lanes = [&](int e) __attribute__((always_inline)) { return masks[e]; };
     const int count = move.count;
     const auto put = [=](T* p, Vector<T> v) __attribute__((always_inline)) {
       Whole ? store<T>(p, v) : store_partial<T>(p, v, count);
     };
     fold_moves<T, Terms, Shared, 1>(at, &move, f.planes + first * f.column, f.column,
-                                    f.folded + first * f.folded_row, f.folded_row, columns, get, put,
+                                    f.folded + first * f.folded_row, f.folded_row, columns, lanes, put,
                                     between);
   };
   const int* taps = f.sets[f.at.set].mask;

@@ -148,7 +148,7 @@ SYMCONV_INLINE Vector<T> load_partial(const T* p, int count) {
 #endif
 }
 
-// A set of lanes, bit l for lane l: loads those, and zeros in the others. Whether the others are left alone:
+// A set of lanes, bit l for lane l. Whether memory of the others is left alone:
 #if defined(__AVX512F__) || defined(__AVX2__)
 constexpr bool kMaskedReads = true;
 #else
@@ -162,6 +162,21 @@ constexpr bool kMaskRegisters = true;
 constexpr bool kMaskRegisters = false;
 #endif
 
+// All lanes.
+template <typename T>
+struct EveryLane {
+  SYMCONV_INLINE Vector<T> load(const T* p) const { return symconv::cpu::load<T>(p); }
+  // v + x and v - x of the vector x at p.
+  SYMCONV_INLINE Vector<T> add(Vector<T> v, const T* p) const { return v + load(p); }
+  SYMCONV_INLINE Vector<T> subtract(Vector<T> v, const T* p) const { return v - load(p); }
+  SYMCONV_INLINE void add_and_subtract(Vector<T> v, const T* p, Vector<T>& sum, Vector<T>& difference) const {
+    const Vector<T> x = in_register<T>(load(p));
+    sum = v + x;
+    difference = v - x;
+  }
+};
+
+// Those of a set; the same, with zeros in the others.
 template <typename T>
 class LaneMask {
  public:
@@ -174,8 +189,35 @@ class LaneMask {
       return _mm512_maskz_loadu_pd(mask_, p);
     }
   }
+  // Not a load and an addition: the mask would take a second instruction of the units that add and multiply.
+  // The intrinsics leave it to the compiler whether lanes outside the mask are read.
+  SYMCONV_INLINE Vector<T> add(Vector<T> v, const T* p) const {
+    if constexpr (sizeof(T) == 4) {
+      asm("vaddps %2, %0, %0%{%1%}" : "+v"(v) : "Yk"(mask_), "m"(at(p)));
+    } else {
+      asm("vaddpd %2, %0, %0%{%1%}" : "+v"(v) : "Yk"(mask_), "m"(at(p)));
+    }
+    return v;
+  }
+  SYMCONV_INLINE Vector<T> subtract(Vector<T> v, const T* p) const {
+    if constexpr (sizeof(T) == 4) {
+      asm("vsubps %2, %0, %0%{%1%}" : "+v"(v) : "Yk"(mask_), "m"(at(p)));
+    } else {
+      asm("vsubpd %2, %0, %0%{%1%}" : "+v"(v) : "Yk"(mask_), "m"(at(p)));
+    }
+    return v;
+  }
+  SYMCONV_INLINE void add_and_subtract(Vector<T> v, const T* p, Vector<T>& sum, Vector<T>& difference) const {
+    sum = add(v, p);
+    difference = subtract(v, p);
+  }
 
  private:
+  struct Bytes {
+    char bytes[SYMCONV_VECTOR_BYTES];
+  };
+  static const Bytes& at(const T* p) { return *reinterpret_cast<const Bytes*>(p); }
+
   std::conditional_t<sizeof(T) == 4, __mmask16, __mmask8> mask_;
 #else
   SYMCONV_INLINE explicit LaneMask(uint32_t bits) {
@@ -193,6 +235,13 @@ class LaneMask {
 #else
     return (Vector<T>)((Mask)symconv::cpu::load<T>(p) & mask_);
 #endif
+  }
+  SYMCONV_INLINE Vector<T> add(Vector<T> v, const T* p) const { return v + load(p); }
+  SYMCONV_INLINE Vector<T> subtract(Vector<T> v, const T* p) const { return v - load(p); }
+  SYMCONV_INLINE void add_and_subtract(Vector<T> v, const T* p, Vector<T>& sum, Vector<T>& difference) const {
+    const Vector<T> x = load(p);
+    sum = v + x;
+    difference = v - x;
   }
 
  private:
