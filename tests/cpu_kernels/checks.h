@@ -87,6 +87,9 @@ void check_fold_points(const Kernels<T>&, Random&, Report&);
 template <typename T, typename Stored>
 void check_unfold_weight(const Kernels<T>&, Random&, Report&);
 
+// Random ranges and planes.
+void check_ahead(Random&, Report&);
+
 // Every value of a half type to float32, and float32 to it: rounding, ties, denormals, infinities, NaN.
 template <typename Stored>
 void check_widening(const Kernels<float>&, Report&);

@@ -95,7 +95,10 @@ int run(int argc, char** argv) {
   const std::string name = argv[2];
   Random random(std::strtoull(argv[3], nullptr, 10));
   const int64_t problems = std::atoll(argv[4]);
-  int64_t failed = check_storage<float, float>(kernels<float>(name), random, problems);
+  int64_t failed = count("memory", "ahead", [&](Report& report) {
+    for (int64_t i = 0; i < problems; ++i) check_ahead(random, report);
+  });
+  failed += check_storage<float, float>(kernels<float>(name), random, problems);
   failed += check_storage<float, Float16>(kernels<float>(name), random, problems);
   failed += check_storage<float, BFloat16>(kernels<float>(name), random, problems);
   failed += check_storage<double, double>(kernels<double>(name), random, problems);
