@@ -1,8 +1,7 @@
 // The lines that are asked for ahead, against a loop over the bytes of their ranges.
-#include "../../csrc/cpu/ahead.h"
-
 #include <set>
 
+#include "../../csrc/cpu/ahead.h"
 #include "checks.h"
 
 namespace symconv::test {

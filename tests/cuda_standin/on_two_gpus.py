@@ -207,6 +207,34 @@ def test_backward_stays_on_the_device_and_stream_of_forward(dtype: torch.dtype, 
         assert tensor.grad.device.index == 1
 
 
+def arithmetic(layer: SymmetricConv2d, value: torch.Tensor) -> set[str]:
+    """What the convolutions of a forward pass and its backward compute in, as their kernels are named."""
+    calls()
+    train(layer, value)
+    names = [one.kernel for one in launches(calls())]
+    return {
+        next((kind for kind in ("TensorFloat32", "BFloat16", "Float16") if kind in one), "float")
+        for one in names
+        if "tied_" in one or "plain" in one or "wgrad_kernel" in one
+    }
+
+
+def test_tf32_follows_torchs_switch() -> None:
+    layer, value = make_layer(torch.float32, "channels_last")
+    with torch.backends.cudnn.flags(allow_tf32=True):
+        assert arithmetic(layer, value) == {"TensorFloat32"}
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        assert arithmetic(layer, value) == {"float"}
+
+
+@pytest.mark.parametrize(("dtype", "named"), [(torch.bfloat16, "BFloat16"), (torch.float16, "Float16")])
+def test_autocast_takes_its_dtype_to_the_tensor_cores(dtype: torch.dtype, named: str) -> None:
+    layer, value = make_layer(torch.float32, "channels_last")
+    with torch.autocast("cuda", dtype=dtype):
+        assert arithmetic(layer, value) == {named}
+    assert layer.weight.grad.dtype == value.grad.dtype == torch.float32
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=name)
 def test_a_graph_captures_forward_and_backward(dtype: torch.dtype, layout: str) -> None:
