@@ -150,6 +150,12 @@ class TestPage:
         for bar in rows:
             assert list(bar) in ROWS, "run make performance-model"
 
+    def test_instructions_of_float16_are_those_of_now(self) -> None:
+        rows = list(model.code_of_main_loop("hv", "f16", held=True))
+        assert len(rows) == len(model.MAIN_LOOPS)
+        for bar in rows:
+            assert list(bar) in ROWS, "run make performance-model"
+
     def test_shares_are_those_of_now(self) -> None:
         for bar in model.shares():
             assert list(bar) in ROWS, "run make performance-model"
