@@ -6,10 +6,13 @@ package as it is installed without a compiler: tests of the native backend are t
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shlex
 import shutil
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,6 +34,21 @@ def compiler() -> str | None:
         (path for name in (os.environ.get("CXX"), "g++", "clang++") if name and (path := shutil.which(name))),
         None,
     )
+
+
+def make_library(command: list[str], name: str, inputs: Iterable[Path]) -> Path:
+    """What the command writes to its -o, written again only when it or one of the inputs has changed."""
+    state = hashlib.sha256(repr(command).encode())
+    for path in inputs:
+        state.update(path.read_bytes())
+    target = BUILD / f"{name}-{state.hexdigest()[:16]}.so"
+    if not target.exists():
+        BUILD.mkdir(parents=True, exist_ok=True)
+        partial = target.with_suffix(f".{os.getpid()}")
+        built = subprocess.run([*command, "-o", str(partial)], capture_output=True, text=True, check=False)
+        assert built.returncode == 0, f"{shlex.join(command)}\n{built.stderr}"
+        partial.rename(target)
+    return target
 
 
 @pytest.fixture(scope="session")

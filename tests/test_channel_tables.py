@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import itertools
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import oracle
 import pytest
-from conftest import BUILD, compiler
+from conftest import compiler, make_library
 from problems import BLOCKS
 
 from symconv_ext.symmetry import AXES, BLOCK_MASKS, REFLECTIONS, Symmetry
@@ -55,16 +52,7 @@ def tables() -> Iterator[ctypes.CDLL]:
         f"-I{CSRC}",
         str(SOURCE),
     ]
-    state = hashlib.sha256(repr(command).encode())
-    for path in sorted([SOURCE, *(CSRC / "common").glob("*.h")]):
-        state.update(path.read_bytes())
-    library = BUILD / f"channel_tables-{state.hexdigest()[:16]}.so"
-    if not library.exists():
-        BUILD.mkdir(parents=True, exist_ok=True)
-        partial = library.with_suffix(f".{os.getpid()}")
-        built = subprocess.run([*command, "-o", str(partial)], capture_output=True, text=True, check=False)
-        assert built.returncode == 0, built.stderr
-        partial.rename(library)
+    library = make_library(command, "channel_tables", sorted([SOURCE, *(CSRC / "common").glob("*.h")]))
     loaded = ctypes.CDLL(str(library))
     for name in ("unique_filters", "channel_map", "coefficients", "class_count", "class_first"):
         getattr(loaded, name).restype = ctypes.c_int64

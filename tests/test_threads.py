@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import BUILD, compiler
+from conftest import compiler, make_library
 
 SOURCE = Path(__file__).with_name("thread_pieces.cpp")
 CSRC = Path(__file__).parents[1] / "csrc"
@@ -32,16 +29,7 @@ def count_pieces() -> Any:
         f"-L{TORCH / 'lib'}",
         "-ltorch_cpu",
     ]
-    state = hashlib.sha256(repr(command).encode())
-    for path in sorted([SOURCE, *(CSRC / "torch").glob("*.h")]):
-        state.update(path.read_bytes())
-    library = BUILD / f"thread_pieces-{state.hexdigest()[:16]}.so"
-    if not library.exists():
-        BUILD.mkdir(parents=True, exist_ok=True)
-        partial = library.with_suffix(f".{os.getpid()}")
-        built = subprocess.run([*command, "-o", str(partial)], capture_output=True, text=True, check=False)
-        assert built.returncode == 0, built.stderr
-        partial.rename(library)
+    library = make_library(command, "thread_pieces", sorted([SOURCE, *(CSRC / "torch").glob("*.h")]))
     torch.ops.load_library(str(library))
     return torch.ops.symconv_test_threads.count_pieces
 

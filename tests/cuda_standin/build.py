@@ -5,17 +5,13 @@ The extension is linked anew from the object files that setup.py left in build/;
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shlex
-import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from conftest import BUILD, compiler
+from conftest import compiler, make_library
 from test_cpu_kernels import ROOT, load_setup
 
 from symconv_ext import ops
@@ -52,8 +48,8 @@ def build() -> Build | str:
     before, after = plan.link_command()
     after.remove("-lcudart_static")
     return Build(
-        _make(command, "cuda_standin", [SOURCE]),
-        _make([*before, *map(str, objects), *after], "cuda_standin_extension", objects),
+        make_library(command, "cuda_standin", [SOURCE]),
+        make_library([*before, *map(str, objects), *after], "cuda_standin_extension", objects),
     )
 
 
@@ -62,18 +58,3 @@ def _objects(sources: Iterable[Path]) -> list[Path]:
     pattern = f"build/temp.*{sys.implementation.cache_tag}/torch-{torch.__version__}-cuda"
     folder = next(ROOT.glob(pattern), ROOT / pattern)
     return [folder / source.relative_to(ROOT).with_suffix(source.suffix + ".o") for source in sources]
-
-
-def _make(command: list[str], name: str, inputs: list[Path]) -> Path:
-    """What the command writes to its -o, written again only when it or one of the inputs has changed."""
-    state = hashlib.sha256(repr(command).encode())
-    for path in inputs:
-        state.update(path.read_bytes())
-    target = BUILD / f"{name}-{state.hexdigest()[:16]}.so"
-    if not target.exists():
-        BUILD.mkdir(parents=True, exist_ok=True)
-        partial = target.with_suffix(f".{os.getpid()}")
-        built = subprocess.run([*command, "-o", str(partial)], capture_output=True, text=True, check=False)
-        assert built.returncode == 0, f"{shlex.join(command)}\n{built.stderr}"
-        partial.rename(target)
-    return target
