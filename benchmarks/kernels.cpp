@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <string>
@@ -157,7 +158,7 @@ class Bench {
     const double time = seconds([&] {
       for (int64_t p = 0; p < panels; ++p) {
         k_.gemm(m, v, aligned(a) + p * m * depth, 1, m, &segment, 1, row, aligned(c) + p * m * row, row,
-                false);
+                false, {});
       }
     });
     const std::string shape = std::to_string(m) + "x" + std::to_string(v);
@@ -173,7 +174,7 @@ class Bench {
     const double time = seconds([&] {
       for (int64_t r = 0; r < rows; r += k_.rows) {
         k_.gemm(static_cast<int>(std::min<int64_t>(k_.rows, rows - r)), v, aligned(a) + r * pitch, pitch, 1,
-                &segment, 1, width, aligned(c) + r * width, width, true);
+                &segment, 1, width, aligned(c) + r * width, width, true, {});
       }
     });
     print_flops("gemm strided", "v " + std::to_string(v) + " k 224",
@@ -214,12 +215,36 @@ class Bench {
                                  masked ? masks.data() : nullptr,
                                  9,
                                  aligned(folded),
-                                 row};
-    const double time = seconds([&] { k_.fold(f); });
-    print_cycles("fold",
-                 std::string("hv 3x3 ") + (shared ? "" : "slots ") + (masked ? "masked " : "") + "of " +
-                     std::to_string(columns),
-                 static_cast<double>(9 * columns * row), time);
+                                 row,
+                                 {}};
+    const std::string what = std::string("hv 3x3 ") + (shared ? "" : "slots ") + (masked ? "masked " : "") +
+                             "of " + std::to_string(columns);
+    const double elements = static_cast<double>(9 * columns * row), alone = seconds([&] {
+                                                                      FoldArguments<float> once = f;
+                                                                      k_.fold(once);
+                                                                    });
+    print_cycles("fold", what, elements, alone);
+    if (!masked || !k_.folds_aside) return;
+    // Beside a GEMM of as many columns by 16 filters: what that takes longer.
+    const int64_t filters = 16;
+    std::vector<float> a = numbers(9 * filters * columns + 16), b = numbers(9 * columns * row + 16),
+                       c(4 * filters * row + 16);
+    const auto multiply = [&](FoldArguments<float>* aside) {
+      int64_t first = 0;
+      for (int s = 0; s < 4; ++s) {
+        const Segment<float> segment{aligned(b) + first * row, terms[s] * columns};
+        for (int64_t r = 0; r < filters; r += k_.rows) {
+          k_.gemm(k_.rows, k_.vectors, aligned(a) + first * filters + r * segment.k, 1, k_.rows, &segment, 1,
+                  row, aligned(c) + (s * filters + r) * row, row, false, {aside, nullptr, 0});
+        }
+        first += segment.k;
+      }
+    };
+    const double product = seconds([&] { multiply(nullptr); }), both = seconds([&] {
+                                                                  FoldArguments<float> once = f;
+                                                                  multiply(&once);
+                                                                });
+    print_cycles("fold aside", what, elements, both - product);
   }
 
   // Rows of 56 points of 64 channels.
