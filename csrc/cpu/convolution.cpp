@@ -43,6 +43,14 @@ Fold Convolution::fold() const {
   return f;
 }
 
+Convolution Convolution::without_v() const {
+  Convolution c = *this;
+  c.kernel[1] = c.dilation[1] = 1;
+  c.padding[1] = 0;
+  c.folded_axes &= ~kV;
+  return c;
+}
+
 Convolution Convolution::fprop(const Problem& p) {
   Convolution c = with_sides(p, true);
   for (int d = 0; d < kAxes; ++d) {

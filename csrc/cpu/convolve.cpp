@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 #include "ahead.h"
 #include "kernels.h"
@@ -24,12 +25,20 @@ struct RowRange {
 struct Call {
   int m;
   const void* packed;
-  const Slot* slot;
+  const Sum* sum;
   int64_t target;  // row of accumulators
 };
 
+// Output points [first, last) to which the same taps along v reach: bit t for tap t.
+struct Reached {
+  int64_t first, last;
+  uint32_t taps;
+};
+
+constexpr int64_t kBlockVectors = 4;  // of points, whose channels are written together
+
 struct ThreadScratch {
-  Scratch staged, folded, accumulators;
+  Scratch staged, folded, accumulators, slots, segments;
   std::vector<Move> moves;
   std::vector<int> ends;
   std::vector<uint32_t> masks;
@@ -40,6 +49,7 @@ struct ThreadScratch {
   std::vector<size_t> call_ends;  // of each piece
   Ahead output, source;
   std::vector<OutputRun> next;
+  std::vector<Reached> reached;
 };
 
 // Out of line: inlined, every use of the scratch would look its address up again.
@@ -56,8 +66,9 @@ class Convolve {
         kernels_(kernels<T>()),
         schedule_(schedule(convolution, kernels_.lanes, kernels_.vectors, kernels_.rows, kernels_.folds_aside,
                            kernels_.l1_bytes, kernels_.l2_bytes, sizeof(T), threads)),
-        patch_(convolution, schedule_.tiling, kernels_.lanes, sizeof(T)),
-        packing_(convolution, patch_, schedule_.piece_columns, kernels_.rows),
+        patch_(schedule_.strips > 0 ? convolution.without_v() : convolution, schedule_.tiling, kernels_.lanes,
+               sizeof(T)),
+        packing_(convolution, patch_, schedule_.piece_columns, kernels_.rows, schedule_.by_v),
         panel_(kernels_.lanes * schedule_.vectors) {}
 
   int64_t packed_elements() const { return packing_.elements(); }
@@ -74,6 +85,14 @@ class Convolve {
       kernels_.stage(bias.dtype, bias.data, 0, bias.strides[0], 1, c_.groups * c_.row_channels, copy, 0);
       biases = copy;
     }
+    if (const int64_t strips = schedule_.strips; strips > 0) {
+      return threads.run(c_.groups * c_.batch * strips, [&](int64_t begin, int64_t end) {
+        ThreadScratch& scratch = thread_scratch();
+        for (int64_t i = begin; i < end; ++i) {
+          run_strip(i, i + 1 < end ? i + 1 : i, source, packed, biases, output, scratch);
+        }
+      });
+    }
     const int64_t splits = schedule_.row_splits;
     threads.run(c_.groups * patch_.tiles() * splits, [&](int64_t begin, int64_t end) {
       ThreadScratch& scratch = thread_scratch();
@@ -87,8 +106,7 @@ class Convolve {
  private:
   void run_tile(int64_t group, const Tile& tile, int64_t split, const Tensor& source, const T* packed,
                 const T* bias, const Tensor& output, ThreadScratch& scratch) const {
-    const int64_t panel = panel_, points = patch_.points(tile);
-    const size_t chunks = patch_.chunks().size();
+    const int64_t points = patch_.points(tile);
     // Rows of accumulators: for each row block the split's part of every slot.
     int64_t accumulator_rows = 0;
     scratch.rows.clear();
@@ -101,14 +119,155 @@ class Convolve {
       accumulator_rows += (edge(split + 1) - edge(split)) * block.size();
     }
     if (accumulator_rows == 0) return;
-    const int64_t row = ceil_div(points, panel) * panel;
+    const int64_t row = ceil_div(points, panel_) * panel_;
     T* accumulators = scratch.accumulators.get<T>(accumulator_rows * row);
-    T* staged = scratch.staged.get<T>(patch_.staged_elements());
-    patch_.moves(tile, panel, scratch.moves, scratch.ends, scratch.masks);
-    patch_.staging(tile, source, scratch.staging);
     patch_.runs(tile, 0, points, output, scratch.runs);
-    if (chunks == 0) std::memset(accumulators, 0, accumulator_rows * row * sizeof(T));
-    for (size_t k = 0; k < chunks; ++k) {
+    if (patch_.chunks().empty()) std::memset(accumulators, 0, accumulator_rows * row * sizeof(T));
+    compute_sums(group, tile, patch_.after(tile), source, packed, output, accumulators, row, scratch);
+    write(group, accumulators, row, bias, output, scratch);
+  }
+
+  // Points of an image's rows: outputs [first, last), which need the sums of [low, high).
+  struct Strip {
+    int64_t group, first, last, low, high;
+  };
+  Strip strip(int64_t index) const {
+    const int64_t parts = schedule_.strips, width = c_.output[2], rows = c_.output[0] * c_.output[1];
+    const int64_t part = index % parts, image = index / parts % c_.batch * rows * width;
+    const int64_t first = image + rows * part / parts * width,
+                  last = image + rows * (part + 1) / parts * width;
+    return {index / parts / c_.batch, first, last, std::max(image, first - before()),
+            std::min(image + rows * width, last + after())};
+  }
+  // Points that the taps along v reach up and down.
+  int64_t before() const { return std::max<int64_t>(0, -c_.reach_v(0)) * c_.output[2]; }
+  int64_t after() const { return std::max<int64_t>(0, c_.reach_v(c_.kernel[1] - 1)) * c_.output[2]; }
+
+  // A strip, tile by tile. A tile's sums are of the taps along v apart, so the slots of its
+  // last points need the next tile's: its sums are held until then, before the next ones.
+  void run_strip(int64_t index, int64_t next_index, const Tensor& source, const T* packed, const T* bias,
+                 const Tensor& output, ThreadScratch& scratch) const {
+    const Strip strip = this->strip(index), next_strip = this->strip(next_index);
+    const int64_t group = strip.group;
+    int64_t sum_rows = 0;
+    scratch.rows.clear();
+    for (size_t b = 0; b < c_.rows.size(); ++b) {
+      scratch.rows.push_back({0, c_.rows[b].orbits});
+      sum_rows += c_.rows[b].orbits * static_cast<int64_t>(packing_.sums(b).size());
+    }
+    const int64_t lanes = kernels_.lanes, most = schedule_.tiling.rows, before = this->before(),
+                  after = this->after();
+    const int64_t held = (ceil_div(before + after, lanes) + 1) * lanes,
+                  row = held + ceil_div(most, panel_) * panel_;
+    T* sums = scratch.accumulators.get<T>(sum_rows * row + lanes);
+    int64_t done = strip.first, kept = strip.low;  // output points that are written, sums that are held
+    for (int64_t begin = strip.low; begin < strip.high; begin += most) {
+      const auto tile_of = [&](const Strip& of, int64_t point) {
+        return Tile{point, std::min(point + most, of.high), 0, 1};
+      };
+      const Tile tile = tile_of(strip, begin);
+      const bool ends = tile.last_row == strip.high;
+      const Tile next = !ends ? tile_of(strip, tile.last_row)
+                        : next_strip.group == group && next_index != index
+                            ? tile_of(next_strip, next_strip.low)
+                            : Tile{};
+      // Whole vectors, so that the output's are written where vectors begin.
+      const int64_t whole = std::max<int64_t>(0, tile.last_row - after - strip.first) / lanes * lanes;
+      const int64_t ready = ends ? strip.last : std::min(strip.first + whole, strip.last);
+      patch_.runs({done, ready, 0, 1}, 0, ready - done, output, scratch.runs);
+      compute_sums(group, tile, next, source, packed, output, sums + held, row, scratch);
+      write_by_v(group, sums + held - begin, row, done, ready, bias, output, scratch);
+      done = ready;
+      kept = std::max(kept, ready - before);
+      if (ends) return;
+      for (int64_t r = 0; r < sum_rows; ++r) {
+        T* to = sums + r * row + held;
+        std::memmove(to - (tile.last_row - kept), to + (kept - begin), (tile.last_row - kept) * sizeof(T));
+      }
+    }
+  }
+
+  // Output points [first, last), from sums that are apart by taps along v, of which point p of a row is at
+  // sums[p]: block by block of slots that stay in L1.
+  void write_by_v(int64_t group, const T* sums, int64_t row, int64_t first, int64_t last, const T* bias,
+                  const Tensor& output, ThreadScratch& scratch) const {
+    find_reached(first, last, scratch.reached);
+    const bool planar = output.strides[4] * c_.output_step[2] == 1;
+    const int64_t most_orbits = planar ? 4 : kernels_.lanes,
+                  most_points = planar ? last - first : kBlockVectors * kernels_.lanes;
+    const int64_t slot_row = ceil_div(most_points, kernels_.lanes) * kernels_.lanes + kernels_.lanes;
+    T* slots = scratch.slots.get<T>(most_orbits * kMaxOrbit * slot_row);
+    for (size_t b = 0; b < c_.rows.size(); ++b) {
+      const Block& block = c_.rows[b];
+      for (int64_t orbit = 0; orbit < block.orbits; orbit += most_orbits) {
+        const int64_t orbits = std::min(most_orbits, block.orbits - orbit);
+        for (int64_t begin = first; begin < last; begin += most_points) {
+          const int64_t end = std::min(last, begin + most_points);
+          for (const Reached& reached : scratch.reached) {
+            const int64_t low = std::max(begin, reached.first), high = std::min(end, reached.last);
+            if (low < high) {
+              add_to_slots(b, orbit, orbits, reached.taps, sums + low, row, high - low, slots + (low - begin),
+                           slot_row);
+            }
+          }
+          write_orbits(group, b, orbit, orbits, slots, slot_row, orbits * slot_row, begin - first,
+                       end - first, bias, output, scratch);
+        }
+      }
+      sums += block.orbits * static_cast<int64_t>(packing_.sums(b).size()) * row;
+    }
+  }
+
+  // Which taps along v reach the source from the output points [first, last).
+  void find_reached(int64_t first, int64_t last, std::vector<Reached>& reached) const {
+    const int64_t width = c_.output[2];
+    reached.clear();
+    for (int64_t point = first; point < last;) {
+      const int64_t y = point / width % c_.output[1], end = std::min(last, (point / width + 1) * width);
+      uint32_t taps = 0;
+      for (int64_t t = 0; t < c_.kernel[1]; ++t) {
+        const int64_t at = y + c_.reach_v(t);
+        if (at >= 0 && at < c_.source[1]) taps |= uint32_t{1} << t;
+      }
+      if (!reached.empty() && reached.back().taps == taps) {
+        reached.back().last = end;
+      } else {
+        reached.push_back({point, end, taps});
+      }
+      point = end;
+    }
+  }
+
+  // The slots of some orbits of a block, for `points` points that the same taps along v reach.
+  void add_to_slots(size_t b, int64_t first_orbit, int64_t orbits, uint32_t taps, const T* sums, int64_t row,
+                    int64_t points, T* slots, int64_t slot_row) const {
+    for (int q = 0; q < c_.rows[b].size(); ++q) {
+      SignedRow<T> terms[2 * kMostTapsOfV];
+      int count = 0;
+      const T* of_sum = sums + first_orbit * row;
+      for (const Sum& sum : packing_.sums(b)) {
+        if (sum.slot == q) {
+          for (const Sum::Tap& tap : sum.taps) {
+            if (!(taps >> tap.v & 1)) continue;
+            terms[count++] = {of_sum + c_.reach_v(tap.v) * c_.output[2], static_cast<T>(tap.sign)};
+          }
+        }
+        of_sum += c_.rows[b].orbits * row;
+      }
+      for (int64_t orbit = 0; orbit < orbits; ++orbit, slots += slot_row) {
+        kernels_.add_rows(terms, count, points, slots);
+        for (int i = 0; i < count; ++i) terms[i].data += row;
+      }
+    }
+  }
+
+  // The sums of a tile's points, chunk by chunk. `next`: the tile that comes after it, if it has rows.
+  void compute_sums(int64_t group, const Tile& tile, const Tile& next, const Tensor& source, const T* packed,
+                    const Tensor& output, T* sums, int64_t row, ThreadScratch& scratch) const {
+    T* staged = scratch.staged.get<T>(patch_.staged_elements());
+    patch_.moves(tile, panel_, scratch.moves, scratch.ends, scratch.masks);
+    patch_.staging(tile, source, scratch.staging);
+    for (size_t k = 0; k < patch_.chunks().size(); ++k) {
       const Chunk& chunk = patch_.chunks()[k];
       auto planes = patch_.unstaged(kernels_, tile, chunk, group, source);
       if (!planes.data) {
@@ -116,10 +275,9 @@ class Convolve {
         planes = patch_.staged<T>(chunk, staged);
       }
       plan_calls(group, k, packed, scratch);
-      look_ahead(group, tile, k, source, output, scratch);
-      multiply(points, k, planes, accumulators, row, scratch);
+      look_ahead(group, tile, next, k, source, output, scratch);
+      multiply(patch_.points(tile), k, planes, sums, row, scratch);
     }
-    write(group, accumulators, row, bias, output, scratch);
   }
 
   // Whether the tensors may still lie in a core's own cache.
@@ -134,13 +292,13 @@ class Convolve {
   // Plans what the GEMM of chunk `k` asks for on the side: what is staged next and, with the last chunk, the
   // output. Channels that are planes are asked for one by one; where they lie next to each other, whole
   // points are, with the last chunk, unless they are of several groups.
-  void look_ahead(int64_t group, const Tile& tile, size_t k, const Tensor& source, const Tensor& output,
-                  ThreadScratch& scratch) const {
+  void look_ahead(int64_t group, const Tile& tile, const Tile& after, size_t k, const Tensor& source,
+                  const Tensor& output, ThreadScratch& scratch) const {
     scratch.source.clear();
     scratch.output.clear();
     if (near(source, output)) return;
     const bool last = k + 1 == patch_.chunks().size();
-    const Tile next = last ? patch_.after(tile) : tile;
+    const Tile& next = last ? after : tile;
     const bool planar = source.strides[4] == 1;
     if (next.first_row < next.last_row && (planar || (last && source.strides[1] == 1 && c_.groups == 1))) {
       const int64_t element = element_size(source.dtype), point = source.strides[4] * c_.stride[2];
@@ -181,7 +339,7 @@ class Convolve {
     scratch.output.spread(calls);
   }
 
-  // What the micro-kernel is called for with each folded piece of a chunk: a panel of rows of every slot.
+  // What the micro-kernel is called for with each folded piece of a chunk: a panel of rows of every sum.
   void plan_calls(int64_t group, size_t k, const T* packed, ThreadScratch& scratch) const {
     scratch.calls.clear();
     scratch.call_ends.clear();
@@ -189,13 +347,13 @@ class Convolve {
       int64_t target = 0;
       for (size_t b = 0; b < c_.rows.size(); ++b) {
         const RowRange& range = scratch.rows[b];
-        for (const Slot& slot : packing_.slots(b)) {
+        for (const Sum& sum : packing_.sums(b)) {
           for (int64_t r = range.first; r < range.last; r += kernels_.rows) {
             Call& call = scratch.calls.emplace_back();  // in place: a copy would wait for the stores
             call.m = static_cast<int>(std::min<int64_t>(kernels_.rows, range.last - r));
             call.packed =
-                packed + packing_.offset(group, k, piece, b, r) + slot.first * piece.columns * call.m;
-            call.slot = &slot;
+                packed + packing_.offset(group, k, piece, b, r) + sum.first * piece.columns * call.m;
+            call.sum = &sum;
             call.target = target + r - range.first;
           }
           target += range.last - range.first;
@@ -247,19 +405,18 @@ class Convolve {
     const void* lines[2 * Ahead::kMostLines];
     Aside<T> aside{next_fold, lines, 0};
     const int64_t columns = packing_.pieces(k)[j].columns, n = columns * panel_;
-    const Slot* slot = nullptr;
-    Segment<T> segments[kMaxOrbit];
+    const Sum* sum = nullptr;
+    Segment<T>* segments = nullptr;
     int count = 0;
     const Call* const calls = scratch.calls.data();
     const Call* const end = calls + scratch.call_ends[j];
     for (const Call* call = calls + (j == 0 ? 0 : scratch.call_ends[j - 1]); call != end; ++call) {
-      if (call->slot != slot) {
-        slot = call->slot;
+      if (call->sum != sum) {
+        sum = call->sum;
         count = 0;
-        for (const Slot::Run& run : slot->runs) {
-          segments[count].b = folded + run.first * n;
-          segments[count++].k = run.count * columns;
-        }
+        segments = scratch.segments.get<Segment<T>>(static_cast<int64_t>(sum->runs.size()));
+        for (const Sum::Run& run : sum->runs)
+          segments[count++] = {folded + run.first * n, run.count * columns};
       }
       aside.line_count = scratch.source.take(lines);
       aside.line_count += scratch.output.take(lines + aside.line_count);
@@ -268,38 +425,52 @@ class Convolve {
     }
   }
 
-  // The butterfly of a finished tile, to the output: along the rows of one channel after the other, or, where
+  // The slots of a finished tile, to the output: along the rows of one channel after the other, or, where
   // channels lie next to each other, along the points.
   void write(int64_t group, const T* sums, int64_t sums_row, const T* bias, const Tensor& output,
              const ThreadScratch& scratch) const {
-    const int64_t first_channel = group * c_.row_channels, element = element_size(output.dtype);
+    const bool planar = output.strides[4] * c_.output_step[2] == 1;
+    for (size_t b = 0; b < c_.rows.size(); ++b) {
+      const RowRange range = scratch.rows[b];
+      const int64_t orbits = range.last - range.first, together = planar ? 1 : orbits;
+      for (int64_t orbit = 0; orbit < orbits; orbit += together) {
+        write_orbits(group, b, range.first + orbit, together, sums + orbit * sums_row, sums_row,
+                     orbits * sums_row, 0, std::numeric_limits<int64_t>::max(), bias, output, scratch);
+      }
+      sums += orbits * c_.rows[b].size() * sums_row;
+    }
+  }
+
+  // The butterfly of some orbits of a row block, to the output, for points [first, last) of its runs; `slots`
+  // are those of the first of these points.
+  void write_orbits(int64_t group, size_t b, int64_t first_orbit, int64_t orbits, const T* slots,
+                    int64_t slots_row, int64_t slot, int64_t first, int64_t last, const T* bias,
+                    const Tensor& output, const ThreadScratch& scratch) const {
+    const Block& block = c_.rows[b];
+    const int64_t element = element_size(output.dtype);
     EpilogueArguments<T> a{};
-    a.row = sums_row;
+    a.slots = block.size();
+    a.orbits = orbits;
+    a.row = slots_row;
+    a.slot = slot;
     a.orbit_stride = output.strides[1];
     a.point_stride = output.strides[4] * c_.output_step[2];
-    for (size_t b = 0; b < c_.rows.size(); ++b) {
-      const Block& block = c_.rows[b];
-      const RowRange range = scratch.rows[b];
-      const int64_t orbits = range.last - range.first, together = a.point_stride == 1 ? 1 : orbits;
-      a.slots = block.size();
-      a.slot = orbits * sums_row;
-      for (int64_t orbit = 0; orbit < orbits; orbit += together) {
-        a.orbits = together;
-        char* outputs[kMaxTerms];
-        for (int copy = 0; copy < block.size(); ++copy) {
-          const int e = subset_index(block.mask, reflection(block.mask, copy));
-          const int64_t channel = first_channel + block.channel(range.first + orbit, copy);
-          outputs[e] = static_cast<char*>(output.data) + channel * output.strides[1] * element;
-          a.bias[e] = bias ? bias + channel : nullptr;
-        }
-        for (const OutputRun& run : scratch.runs) {
-          a.accumulators = sums + orbit * sums_row + run.point;
-          a.points = run.count;
-          for (int e = 0; e < block.size(); ++e) a.output[e] = outputs[e] + run.offset * element;
-          kernels_.epilogue(output.dtype, a);
-        }
+    char* outputs[kMaxTerms];
+    for (int copy = 0; copy < block.size(); ++copy) {
+      const int e = subset_index(block.mask, reflection(block.mask, copy));
+      const int64_t channel = group * c_.row_channels + block.channel(first_orbit, copy);
+      outputs[e] = static_cast<char*>(output.data) + channel * output.strides[1] * element;
+      a.bias[e] = bias ? bias + channel : nullptr;
+    }
+    for (const OutputRun& run : scratch.runs) {
+      const int64_t begin = std::max(first, run.point), end = std::min(last, run.point + run.count);
+      if (begin >= end) continue;
+      a.accumulators = slots + begin - first;
+      a.points = end - begin;
+      for (int e = 0; e < block.size(); ++e) {
+        a.output[e] = outputs[e] + (run.offset + (begin - run.point) * a.point_stride) * element;
       }
-      sums += orbits * block.size() * sums_row;
+      kernels_.epilogue(output.dtype, a);
     }
   }
 

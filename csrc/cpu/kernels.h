@@ -99,6 +99,13 @@ struct Aside {
   int line_count = 0;
 };
 
+// A row that is added with a sign, 1 or -1.
+template <typename T>
+struct SignedRow {
+  const T* data;
+  T sign;
+};
+
 // What the epilogue needs: `slots` slots of `orbits` orbits, as rows of points, the orbits of one slot
 // consecutive. Output element (reflection rank e, orbit, point) is at output[e] + orbit * orbit_stride +
 // point * point_stride, in units of elements. bias[e] points to the orbits' biases (already of type T),
@@ -203,6 +210,10 @@ struct Kernels {
   // elements from `source` on, widened to T, to `target`, with zeros for padding. Up to a vector past the end
   // of the last run may be overwritten.
   void (*stage_rows)(DType dtype, const void* source, const StagedRun* runs, int64_t run_count, T* target);
+
+  // out[i] = the sum of the rows' elements i, i < n. Up to a vector past the n-th element is read of every
+  // row, and may be overwritten in `out`.
+  void (*add_rows)(const SignedRow<T>* rows, int count, int64_t n, T* out);
 
   // The butterfly of the accumulators, plus bias, narrowed to the output's type.
   void (*epilogue)(DType dtype, const EpilogueArguments<T>&);

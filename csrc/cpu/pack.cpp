@@ -5,8 +5,12 @@
 
 namespace symconv::cpu {
 
-Packing::Packing(const Convolution& convolution, const Patch& patch, int64_t columns, int rows)
-    : convolution_(convolution), patch_(patch), panel_rows_(rows), taps_(convolution.taps()) {
+Packing::Packing(const Convolution& convolution, const Patch& patch, int64_t columns, int rows, bool by_v)
+    : convolution_(convolution),
+      patch_(patch),
+      panel_rows_(rows),
+      taps_(convolution.taps()),
+      fold_(convolution.fold()) {
   int64_t before = 0;
   for (const Chunk& chunk : patch.chunks()) {
     before_.push_back(before);
@@ -18,30 +22,81 @@ Packing::Packing(const Convolution& convolution, const Patch& patch, int64_t col
     }
     pieces_.push_back(std::move(pieces));
   }
-  const Fold& fold = patch.fold();
   int64_t rows_before = 0;
   for (const Block& block : convolution.rows) {
     rows_before_.push_back(rows_before);
     rows_before += block.orbits;
-    std::vector<Slot> slots(block.size());
-    std::vector<int64_t> position(fold.total());
-    int64_t next = 0;
-    for (int q = 0; q < block.size(); ++q) {
-      slots[q].first = next;
-      for (int c = 0; c < fold.classes(); ++c) {
-        const int64_t first = fold.first(fold.parity(c)), count = fold.count(fold.parity(c));
-        if (count == 0 || slot_of(block.mask, fold.parity(c)) != q) continue;
-        if (!slots[q].runs.empty() && slots[q].runs.back().first + slots[q].runs.back().count == first) {
-          slots[q].runs.back().count += count;
-        } else {
-          slots[q].runs.push_back({first, count});
-        }
-        for (int64_t k = 0; k < count; ++k) position[first + k] = next++;
-      }
-      slots[q].count = next - slots[q].first;
+    sums_.emplace_back();
+    positions_.emplace_back(fold_.total());
+    by_v ? plan_by_v(block, sums_.back(), positions_.back())
+         : plan_by_class(block, sums_.back(), positions_.back());
+  }
+}
+
+void Sum::add(int64_t first_coefficient, int64_t coefficients) {
+  if (!runs.empty() && runs.back().first + runs.back().count == first_coefficient) {
+    runs.back().count += coefficients;
+  } else {
+    runs.push_back({first_coefficient, coefficients});
+  }
+  count += coefficients;
+}
+
+void Packing::plan_by_class(const Block& block, std::vector<Sum>& sums,
+                            std::vector<int64_t>& position) const {
+  int64_t next = 0;
+  for (int q = 0; q < block.size(); ++q) {
+    Sum& sum = sums.emplace_back();
+    sum.slot = q;
+    sum.first = next;
+    for (int c = 0; c < fold_.classes(); ++c) {
+      const int64_t first = fold_.first(fold_.parity(c)), count = fold_.count(fold_.parity(c));
+      if (count == 0 || slot_of(block.mask, fold_.parity(c)) != q) continue;
+      sum.add(first, count);
+      for (int64_t k = 0; k < count; ++k) position[first + k] = next++;
     }
-    slots_.push_back(std::move(slots));
-    positions_.push_back(std::move(position));
+  }
+}
+
+void Packing::plan_by_v(const Block& block, std::vector<Sum>& sums, std::vector<int64_t>& position) const {
+  const Fold& patch = patch_.fold();
+  const bool apart = patch.kernel[1] < fold_.kernel[1];
+  int64_t next = 0;
+  // The coefficients of one tap (or pair) along v that slot q reads.
+  const auto add = [&](int q, int odd_v, int64_t v, Sum& sum) {
+    for (int c = 0; c < fold_.classes(); ++c) {
+      const int parity = fold_.parity(c);
+      if ((parity & kV) != odd_v || slot_of(block.mask, parity) != q) continue;
+      const int64_t z_count = fold_.extent(parity, 0), h_count = fold_.extent(parity, 2);
+      for (int64_t z = 0; z < z_count && h_count > 0; ++z) {
+        const int64_t first = fold_.first(parity) + (z * fold_.extent(parity, 1) + v) * h_count;
+        sum.add(apart ? patch.first(parity & ~kV) + z * h_count : first, h_count);
+        for (int64_t h = 0; h < h_count; ++h) position[first + h] = next++;
+      }
+    }
+  };
+  for (int q = 0; q < block.size(); ++q) {
+    const size_t before = sums.size();
+    for (const int odd_v : {0, fold_.axes & kV}) {
+      if (odd_v == 0 && sums.size() > before) break;  // v is not folded: all its taps are there
+      for (int64_t v = 0; v < fold_.extent(odd_v, 1); ++v) {
+        if (apart || sums.size() == before) {
+          sums.emplace_back();
+          sums.back().slot = q;
+          sums.back().first = next;
+        }
+        Sum& sum = sums.back();
+        add(q, odd_v, v, sum);
+        if (!apart) continue;
+        if (sum.count == 0) {
+          sums.pop_back();
+          continue;
+        }
+        sum.taps.push_back({v, 1});
+        const int64_t mirrored = fold_.kernel[1] - 1 - v;
+        if ((fold_.axes & kV) && mirrored != v) sum.taps.push_back({mirrored, sign(odd_v, kV)});
+      }
+    }
   }
 }
 
@@ -69,7 +124,7 @@ void Packing::pack(const Kernels<T>& kernels, const Tensor& weight, T* packed, c
   std::vector<Panel> panels;
   std::vector<std::vector<TapSet>> sets;
   for (size_t b = 0; b < c.rows.size(); ++b) {
-    sets.push_back(tap_sets(patch_.fold(), 0, offsets, positions_[b]));
+    sets.push_back(tap_sets(fold_, 0, offsets, positions_[b]));
   }
   // Filter by filter, so that the weight is read from its beginning to its end.
   for (size_t b = 0; b < c.rows.size(); ++b) {

@@ -1,6 +1,6 @@
 // Folded weights in the order in which the GEMM of a convolution reads them.
 //
-// [group][piece of columns][row block][panel of rows][coefficient, slot by slot][column][row of the panel]:
+// [group][piece of columns][row block][panel of rows][coefficient, sum by sum][column][row of the panel]:
 // exactly as many numbers as the reduced weight. A piece is the part of a chunk that is folded and multiplied
 // at once; a panel is kernels.rows rows of one block, or what is left of it.
 #pragma once
@@ -12,14 +12,24 @@
 
 namespace symconv::cpu {
 
-// The coefficients that one slot of a row block sums over: `count` of them from `first` on in the packed
-// order, and the runs of the folded patch that they are multiplied with.
-struct Slot {
+// The coefficients of a row block that one sum of products goes over: `count` of them from `first` on in the
+// packed order, and the runs of the folded patch that they are multiplied with. It is a slot of the rows or,
+// where the taps along v are applied to the products, a term of a slot: the slot of a point is then made of
+// the sums of points above and below, one for each of `taps`.
+struct Sum {
   struct Run {
-    int64_t first, count;  // coefficients of the fold: (part of) a parity class
+    int64_t first, count;  // coefficients of the patch's fold: (part of) a parity class
   };
+  struct Tap {
+    int64_t v;  // of the kernel
+    int sign;
+  };
+  int slot = 0;
   int64_t first = 0, count = 0;
   std::vector<Run> runs;
+  std::vector<Tap> taps;  // none: all taps are in the patch
+
+  void add(int64_t first_coefficient, int64_t coefficients);
 };
 
 // Columns [first, first + columns) of a chunk.
@@ -29,11 +39,13 @@ struct Piece {
 
 class Packing {
  public:
-  // Pieces of at most `columns` columns, panels of at most `rows` rows.
-  Packing(const Convolution& convolution, const Patch& patch, int64_t columns, int rows);
+  // Pieces of at most `columns` columns, panels of at most `rows` rows. `by_v`: of each slot, the
+  // coefficients of every tap (or mirrored pair of taps) along v follow one another. The patch may then be
+  // that of convolution.without_v(), and each of them is a sum of its own.
+  Packing(const Convolution& convolution, const Patch& patch, int64_t columns, int rows, bool by_v);
 
   int64_t elements() const { return convolution_.groups * group_elements(); }
-  const std::vector<Slot>& slots(size_t block) const { return slots_[block]; }
+  const std::vector<Sum>& sums(size_t block) const { return sums_[block]; }
 
   const std::vector<Piece>& pieces(size_t chunk) const { return pieces_[chunk]; }
 
@@ -48,6 +60,10 @@ class Packing {
   void pack(const Kernels<T>& kernels, const Tensor& weight, T* packed, const Threads& threads) const;
 
  private:
+  // The sums of a row block whose coefficients get `position`, in the order of their parity classes.
+  void plan_by_class(const Block& block, std::vector<Sum>& sums, std::vector<int64_t>& position) const;
+  // The same, by taps along v.
+  void plan_by_v(const Block& block, std::vector<Sum>& sums, std::vector<int64_t>& position) const;
   int64_t group_elements() const {
     return convolution_.row_filters() * convolution_.column_filters() * taps_;
   }
@@ -58,7 +74,8 @@ class Packing {
   std::vector<int64_t> before_;                  // columns of a group before each chunk
   std::vector<std::vector<Piece>> pieces_;       // of each chunk
   std::vector<int64_t> rows_before_;             // rows of a group before each row block
-  std::vector<std::vector<Slot>> slots_;         // of each row block
+  Fold fold_;                                    // of all taps
+  std::vector<std::vector<Sum>> sums_;           // of each row block, slot by slot
   std::vector<std::vector<int64_t>> positions_;  // of each coefficient in a row block's packed order
 };
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 
 namespace symconv::cpu {
 namespace {
@@ -31,9 +32,10 @@ bool flat(const Convolution& c) {
 }
 
 // Runs of `points` points, each cut into tiles of `tile`, of which `staged` vectors are staged for every
-// channel.
+// channel; from tile to tile `held` vectors of sums are carried over.
 struct Cut {
   int64_t runs, points, tile, staged;
+  int64_t held = 0;
 
   int64_t tiles_of_run() const { return ceil_div(points, tile); }
   int64_t last() const { return points - (tiles_of_run() - 1) * tile; }
@@ -88,7 +90,9 @@ class Cheapest {
     // of them are still there.
     const double weights = columns_ * filters / 8 * std::min(1.0, columns_ * filters * element_ / l2_);
     const double stage = 1.5 * channels_ * static_cast<double>(cut.staged);
-    return columns_ * (filters / 2 + 2.5) * points + static_cast<double>(turns) * (stage + weights + 1000);
+    const double hold = 7 * static_cast<double>(cut.held);
+    return columns_ * (filters / 2 + 2.5) * points +
+           static_cast<double>(turns) * (stage + weights + hold + 1000);
   }
 
   int64_t lanes_, vectors_, threads_, groups_;
@@ -97,6 +101,27 @@ class Cheapest {
   double least_ = std::numeric_limits<double>::infinity();
   int64_t splits_ = 1;
 };
+
+// With few rows, folding costs more than it saves to have all taps in one sum: where rows are tied, the taps
+// along v are applied to the products, of which there are then fewer than of columns. It must not depend on
+// extents: packed weights hold for every input.
+bool takes_v_last(const Convolution& c) {
+  constexpr int64_t kMostRows = 32;
+  return c.tied_rows && (c.folded_axes & kV) && c.kernel[1] > 1 && c.kernel[1] <= kMostTapsOfV &&
+         c.row_filters() <= kMostRows && c.column_filters() >= c.row_filters();
+}
+
+// Sums of a group that are apart by taps along v, or pairs of them: see Sum in pack.h.
+int64_t sums_by_v(const Convolution& c) {
+  int64_t sums = 0;
+  for (const Block& b : c.rows) {
+    sums += ceil_div(b.orbits * b.size() * c.kernel[1], b.mask & kV ? 2 : 1);
+  }
+  return sums;
+}
+
+// Points that the taps along v reach up and down: so many sums are held from tile to tile.
+int64_t reach_of_v(const Convolution& c) { return (c.reach_v(c.kernel[1] - 1) - c.reach_v(0)) * c.output[2]; }
 
 // Tiles of rows.
 void tile_rows(const Convolution& c, int lanes, int64_t panel, int64_t most_points, Cheapest& cheapest,
@@ -131,13 +156,32 @@ void tile_flat(const Convolution& c, int lanes, int64_t most_points, Cheapest& c
   }
 }
 
+// Strips of images, and flat tiles that cut them.
+void tile_strips(const Convolution& c, int lanes, int64_t most_points, int threads, Cheapest& cheapest,
+                 Schedule& s) {
+  const int64_t rows = c.output[0] * c.output[1], reach = reach_of_v(c);
+  // As many strips as threads, or a multiple of that.
+  s.strips = std::min(rows, threads / std::gcd<int64_t>(threads, c.batch * c.groups));
+  s.row_splits = 1;
+  s.tiling.flat = s.tiling.by_image = true;
+  s.tiling.width = 1;
+  const int64_t points = ceil_div(rows, s.strips) * c.output[2] + (s.strips > 1 ? reach : 0);
+  const int64_t held = sums_by_v(c) * ceil_div(reach, lanes);
+  for (int64_t tile = lanes; tile <= std::min(most_points, points + lanes - 1); tile += lanes) {
+    const Cut cut{c.batch * s.strips, points, tile, c.kernel[0] * ceil_div(tile, lanes), held};
+    if (cheapest.offer(cut)) s.tiling.rows = tile;
+  }
+}
+
 }  // namespace
 
 Schedule schedule(const Convolution& c, int lanes, int vectors, int rows, bool folds_aside, int64_t l1_bytes,
                   int64_t l2_bytes, int64_t element_bytes, int threads) {
-  const int64_t panel = static_cast<int64_t>(lanes) * vectors, taps = std::max<int64_t>(1, c.taps());
+  const int64_t panel = static_cast<int64_t>(lanes) * vectors;
   Schedule s{};
   s.vectors = vectors;
+  s.by_v = takes_v_last(c);
+  const int64_t taps = std::max<int64_t>(1, s.by_v ? c.taps() / c.kernel[1] : c.taps());
 
   // The weights' side. It must not depend on extents or threads: packed weights hold for every input.
   // With few rows the fold weighs most: its results should stay in L1 until the GEMM reads them, unless it is
@@ -154,15 +198,20 @@ Schedule schedule(const Convolution& c, int lanes, int vectors, int rows, bool f
   s.tiling.columns = ceil_div(most, ceil_div(most, columns));  // equal chunks
 
   // The points' side. A tile's accumulators should stay in L2.
-  const int64_t most_points =
-      std::clamp<int64_t>(l2_bytes / 2 / (c.row_channels * element_bytes), panel, 16 * panel);
+  const auto most_of = [&](int64_t sums) {
+    return std::clamp<int64_t>(l2_bytes / 2 / (sums * element_bytes), panel, 16 * panel);
+  };
+  const int64_t most_points = most_of(c.row_channels);
   Cheapest cheapest(c, lanes, vectors, rows, threads, element_bytes, l2_bytes);
-  if (flat(c)) {
+  const int64_t most_by_v = s.by_v ? most_of(sums_by_v(c)) : 0;
+  if (s.by_v && flat(c) && reach_of_v(c) <= most_by_v / 2) {
+    tile_strips(c, lanes, most_by_v - reach_of_v(c), threads, cheapest, s);
+  } else if (flat(c)) {
     tile_flat(c, lanes, most_points, cheapest, s.tiling);
   } else {
     tile_rows(c, lanes, panel, most_points, cheapest, s.tiling);
   }
-  s.row_splits = cheapest.row_splits();
+  if (s.strips == 0) s.row_splits = cheapest.row_splits();
   return s;
 }
 

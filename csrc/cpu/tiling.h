@@ -14,11 +14,17 @@
 
 namespace symconv::cpu {
 
+constexpr int kMostTapsOfV = 31;  // that are applied to products
+
 struct Schedule {
   Tiling tiling;
   int64_t piece_columns;  // columns that are folded and multiplied at once, at most
   int vectors;            // of points in a panel
   int64_t row_splits;     // work items per tile, each with a part of every row block
+  bool by_v;              // the order of the packed weights: by taps along v
+  // Where the taps along v are applied to the products: parts of an image, each with whole rows, that are
+  // work items, whose tiles follow one another. 0: those taps are in the patch.
+  int64_t strips;
 };
 
 // For fprop and the pieces of dgrad. tiling.columns and piece_columns depend on the kernel and the channels

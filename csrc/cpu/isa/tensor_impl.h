@@ -1,6 +1,8 @@
 // What of kernels.h reads and writes tensors: staging and the epilogue.
 #pragma once
 
+#include <algorithm>
+
 #include "../../common/fold.h"
 #include "../kernels.h"
 #include "dispatch.h"
@@ -109,6 +111,45 @@ SYMCONV_INLINE void butterfly_row(const T* row, int64_t slot, const T* bias, int
   hadamard<Slots>(y);
 #pragma GCC unroll 8
   for (int e = 0; e < Slots; ++e) y[e] += bias[e];
+}
+
+// In local variables, as below.
+template <typename T, int Count>
+void add_rows_of(const SignedRow<T>* rows, int64_t n, T* out) {
+  const T* data[Count];
+  Vector<T> sign[Count];
+  for (int j = 0; j < Count; ++j) {
+    data[j] = rows[j].data;
+    sign[j] = Vector<T>{} + rows[j].sign;
+  }
+  for (int64_t i = 0; i < n; i += kLanes<T>) {
+    Vector<T> sum = sign[0] * load<T>(data[0] + i);
+#pragma GCC unroll 4
+    for (int j = 1; j < Count; ++j) sum += sign[j] * load<T>(data[j] + i);
+    store<T>(out + i, sum);
+  }
+}
+
+template <typename T>
+void add_rows(const SignedRow<T>* rows, int count, int64_t n, T* out) {
+  switch (count) {
+    case 0:
+      std::fill_n(out, n, T(0));
+      return;
+    case 1:
+      return add_rows_of<T, 1>(rows, n, out);
+    case 2:
+      return add_rows_of<T, 2>(rows, n, out);
+    case 3:
+      return add_rows_of<T, 3>(rows, n, out);
+    default:
+      break;
+  }
+  for (int64_t i = 0; i < n; i += kLanes<T>) {
+    Vector<T> sum{};
+    for (int j = 0; j < count; ++j) sum += rows[j].sign * load<T>(rows[j].data + i);
+    store<T>(out + i, sum);
+  }
 }
 
 // Everything that the loops need is in local variables: a store may alias what is behind a pointer.
