@@ -156,12 +156,17 @@ void tile_flat(const Convolution& c, int lanes, int64_t most_points, Cheapest& c
   }
 }
 
-// Strips of images, and flat tiles that cut them.
-void tile_strips(const Convolution& c, int lanes, int64_t most_points, int threads, Cheapest& cheapest,
-                 Schedule& s) {
+// Strips of an image: as many in all as threads, or a multiple of that. None where they are so small that
+// what is set up for them, and the sums that neighbours compute twice, cost more than they save.
+int64_t strips(const Convolution& c, int64_t panel, int threads) {
+  const int64_t strips = threads / std::gcd<int64_t>(threads, c.batch * c.groups);
+  const int64_t points = c.output[0] * c.output[1] / strips * c.output[2];
+  return points < 4 * panel || (strips > 1 && points < 8 * reach_of_v(c)) ? 0 : strips;
+}
+
+// The flat tiles that cut them.
+void tile_strips(const Convolution& c, int lanes, int64_t most_points, Cheapest& cheapest, Schedule& s) {
   const int64_t rows = c.output[0] * c.output[1], reach = reach_of_v(c);
-  // As many strips as threads, or a multiple of that.
-  s.strips = std::min(rows, threads / std::gcd<int64_t>(threads, c.batch * c.groups));
   s.row_splits = 1;
   s.tiling.flat = s.tiling.by_image = true;
   s.tiling.width = 1;
@@ -198,14 +203,15 @@ Schedule schedule(const Convolution& c, int lanes, int vectors, int rows, bool f
   s.tiling.columns = ceil_div(most, ceil_div(most, columns));  // equal chunks
 
   // The points' side. A tile's accumulators should stay in L2.
-  const auto most_of = [&](int64_t sums) {
-    return std::clamp<int64_t>(l2_bytes / 2 / (sums * element_bytes), panel, 16 * panel);
+  const auto most_of = [&](int64_t sums, int64_t panels) {
+    return std::clamp<int64_t>(l2_bytes / 2 / (sums * element_bytes), panel, panels * panel);
   };
-  const int64_t most_points = most_of(c.row_channels);
+  const int64_t most_points = most_of(c.row_channels, 16);
   Cheapest cheapest(c, lanes, vectors, rows, threads, element_bytes, l2_bytes);
-  const int64_t most_by_v = s.by_v ? most_of(sums_by_v(c)) : 0;
-  if (s.by_v && flat(c) && reach_of_v(c) <= most_by_v / 2) {
-    tile_strips(c, lanes, most_by_v - reach_of_v(c), threads, cheapest, s);
+  const int64_t most_by_v = s.by_v ? most_of(sums_by_v(c), 32) : 0;
+  if (s.by_v && flat(c) && reach_of_v(c) <= most_by_v / 2) s.strips = strips(c, panel, threads);
+  if (s.strips > 0) {
+    tile_strips(c, lanes, most_by_v - reach_of_v(c), cheapest, s);
   } else if (flat(c)) {
     tile_flat(c, lanes, most_points, cheapest, s.tiling);
   } else {
