@@ -461,6 +461,24 @@ _SUBJECTS = (_masks, _kernels, _strides_dilations_paddings, _groups_batches_chan
 CONVOLUTIONS = [p for subject in _SUBJECTS for p in subject()]
 PROBLEMS = [q for p in CONVOLUTIONS for q in (p, p.twin())]
 
+# Where the CPU applies the taps along v to the products of fprop, image by image in strips of several tiles
+# (csrc/cpu/convolve.cpp), and, the last two, where it cannot.
+STRIPS = [
+    q
+    for p in (
+        problem("strips-tall", 8, 4, (280, 7), 3, {"hv": 8}, padding=1),
+        problem("strips-2-images", 12, 4, (150, 13), 3, {"hv": 8, "v": 4}, padding=1, layout="channels_last"),
+        problem("strips-5-taps", 12, 6, (60, 33), (5, 3), {"h": 2, "v": 4, "hv": 4}, 1, (4, 1), (2, 1)),
+        problem("strips-4-taps", 8, 4, (57, 35), (4, 3), {"hv": 4, "v": 4}, 1, (3, 1), (2, 1)),
+        problem("strips-2-groups", 16, 8, (80, 25), 3, {"hv": 16}, padding=1, groups=2, batch=1),
+        problem("strips-3d", 8, 3, (4, 60, 8), 3, {"hvz": 8}, padding=1, batch=1),
+        problem("strips-slices", 16, 5, (30, 9, 8), 3, {"vz": 8, "hv": 4, "z": 2}, padding=1, batch=1),
+        problem("strips-wide", 8, 4, (6, 600), 3, {"hv": 8}, padding=1, batch=1),
+        problem("strips-smaller", 8, 4, (40, 30), 3, {"hv": 8}, padding=(1, 0)),
+    )
+    for q in (p, p.twin())
+]
+
 # For tests that are slow, or where nothing depends on the size: a few of every kind.
 FEW = [
     p

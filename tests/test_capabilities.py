@@ -12,7 +12,7 @@ import pytest
 CODE = """
 import oracle
 import torch
-from problems import PROBLEMS, random_problems
+from problems import PROBLEMS, STRIPS, random_problems
 from test_operators import HALF, OPERATORS, compute
 from tolerances import assert_close
 
@@ -21,7 +21,7 @@ compute("fprop", PROBLEMS[0], oracle.case(PROBLEMS[0], torch.float32).tensors)
 print("runs", flush=True)
 count = 0
 others = (torch.float64, *HALF)
-for index, p in enumerate([*PROBLEMS[::3], *random_problems(60, seed=5)]):
+for index, p in enumerate([*PROBLEMS[::3], *STRIPS, *random_problems(60, seed=5)]):
     if p.multiplications > 3_000_000:
         continue
     dtypes = [torch.float32]

@@ -123,7 +123,7 @@ def check(*command: str | Path) -> None:
     kernels = ("stage", "stage_rows", "epilogue", "slots", "fold_weight", "unfold_weight")
     types = ("float32", "float64", "float16", "bfloat16")
     expected = {f"{t} {kernel}" for t in types for kernel in kernels}
-    expected |= {f"{t} {kernel}" for t in types[:2] for kernel in ("gemm", "fold", "fold_points")}
+    expected |= {f"{t} {kernel}" for t in types[:2] for kernel in ("gemm", "fold", "fold_points", "add_rows")}
     expected |= {f"{t} {way}" for t in types[2:] for way in ("widening", "narrowing")}
     assert set(counts) == expected | {"memory ahead"}
     assert all(count > 0 for count in counts.values()), counts

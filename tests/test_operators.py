@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import oracle
 import pytest
 import torch
-from problems import FEW, PROBLEMS, Problem, Tensors, lay_out, make, problem
+from problems import FEW, PROBLEMS, STRIPS, Problem, Tensors, lay_out, make, problem
 from tolerances import assert_close
 from torch._subclasses import FakeTensorMode
 
@@ -63,6 +63,22 @@ def test_native_matches_the_oracle(p: Problem, dtype: torch.dtype, operator: str
     value = compute(operator, p, case.tensors)
     assert value.dtype == dtype
     assert_close(operator, value, getattr(case.oracle, operator), getattr(case.dense, operator), context=p)
+
+
+@pytest.mark.usefixtures("native", "threads")
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("operator", ["fprop", "dgrad"])
+@pytest.mark.parametrize("p", STRIPS, ids=name)
+def test_taps_along_v_on_the_products(p: Problem, operator: str, layout: str) -> None:
+    p = dataclasses.replace(p, layout=layout)
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        case = oracle.case(p, dtype)
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            value = compute(operator, p, case.tensors)
+            wanted = (getattr(case.oracle, operator), getattr(case.dense, operator))
+            assert_close(operator, value, *wanted, context=(p, threads))
+            assert torch.equal(value, compute(operator, p, case.tensors))
 
 
 @pytest.mark.parametrize("operator", ["fprop", "dgrad"])

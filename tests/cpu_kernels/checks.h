@@ -76,6 +76,8 @@ template <typename T, typename Stored>
 void check_stage(const Kernels<T>&, Random&, Report&);
 template <typename T, typename Stored>
 void check_stage_rows(const Kernels<T>&, Random&, Report&);
+template <typename T>
+void check_add_rows(const Kernels<T>&, Random&, Report&);
 template <typename T, typename Stored>
 void check_epilogue(const Kernels<T>&, Random&, Report&);
 template <typename T, typename Stored>

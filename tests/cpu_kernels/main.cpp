@@ -67,7 +67,7 @@ int64_t check_storage(const Kernels<T>& kernels, Random& random, int64_t problem
   int64_t failed = 0;
   if constexpr (sizeof(T) == sizeof(Stored)) {
     failed += repeat("gemm", check_gemm<T>) + repeat("fold", check_fold<T>);
-    failed += repeat("fold_points", check_fold_points<T>);
+    failed += repeat("fold_points", check_fold_points<T>) + repeat("add_rows", check_add_rows<T>);
   }
   failed += repeat("stage", check_stage<T, Stored>) + repeat("epilogue", check_epilogue<T, Stored>);
   failed += repeat("stage_rows", check_stage_rows<T, Stored>);

@@ -1,4 +1,5 @@
-// stage and epilogue, which read or write tensors, against loops written from the contract in kernels.h.
+// What lies between the GEMM and the tensors: stage, add_rows and epilogue, against loops written from the
+// contract in kernels.h.
 #include <algorithm>
 
 #include "checks.h"
@@ -72,6 +73,35 @@ void check_stage_rows(const Kernels<T>& kernels, Random& random, Report& report)
   }
 }
 
+template <typename T>
+void check_add_rows(const Kernels<T>& kernels, Random& random, Report& report) {
+  const int count = static_cast<int>(random.between(0, 7));
+  const int64_t n = random.between(0, 4 * kernels.lanes), past = kernels.lanes;
+
+  for (const Side side : {Side::kBegin, Side::kEnd}) {
+    report.begin("add_rows %d rows of %ld", count, static_cast<long>(n));
+    std::vector<Guarded<T>> rows;
+    std::vector<SignedRow<T>> arguments;
+    for (int j = 0; j < count; ++j) {
+      rows.emplace_back(n + past, side);
+      fill(rows.back(), random);
+      arguments.push_back({rows.back().data(), random.chance(0.5) ? T(1) : T(-1)});
+    }
+    Expected<T> expected(n + past);
+    const Guarded<T> out(expected.size(), side);
+    expected.prepare(out);
+    for (int64_t i = 0; i < n; ++i) {
+      T sum = 0;
+      for (int j = 0; j < count; ++j) sum += arguments[j].sign * rows[j][i];
+      expected.require(i, sum);
+    }
+    for (int64_t i = n; i < n + past; ++i) expected.allow_rubbish(i);
+    kernels.add_rows(arguments.data(), count, n, out.data());
+    const int64_t at = expected.difference(out);
+    report.check(at < 0, "element %ld differs", static_cast<long>(at));
+  }
+}
+
 template <typename T, typename Stored>
 void check_epilogue(const Kernels<T>& kernels, Random& random, Report& report) {
   const int slots = static_cast<int>(random.one_of({1, 2, 4, 8}));
@@ -134,5 +164,7 @@ SYMCONV_INSTANTIATE(float, float)
 SYMCONV_INSTANTIATE(float, Float16)
 SYMCONV_INSTANTIATE(float, BFloat16)
 SYMCONV_INSTANTIATE(double, double)
+template void check_add_rows<float>(const Kernels<float>&, Random&, Report&);
+template void check_add_rows<double>(const Kernels<double>&, Random&, Report&);
 
 }  // namespace symconv::test

@@ -123,9 +123,9 @@ void add_rows_of(const SignedRow<T>* rows, int64_t n, T* out) {
     sign[j] = Vector<T>{} + rows[j].sign;
   }
   for (int64_t i = 0; i < n; i += kLanes<T>) {
-    Vector<T> sum = sign[0] * load<T>(data[0] + i);
+    Vector<T> sum{};
 #pragma GCC unroll 4
-    for (int j = 1; j < Count; ++j) sum += sign[j] * load<T>(data[j] + i);
+    for (int j = 0; j < Count; ++j) sum += sign[j] * load<T>(data[j] + i);
     store<T>(out + i, sum);
   }
 }
