@@ -14,11 +14,14 @@ BIN := $(VENV)/bin
 # The compiler of requirements/cuda.txt, and every architecture of csrc/toolchain.py.
 CUDA_PACKAGES = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/nvidia/cu13
 ARCHITECTURES = $(shell PYTHONPATH=csrc $(BIN)/python -c 'import toolchain; print(*toolchain.ARCHITECTURES, sep=";")')
+CUDA_KERNELS := build/cuda-kernels
+MACHINE_CODE = CUDA_HOME="$(CUDA_PACKAGES)" $(BIN)/python benchmarks/machine_code.py $(CUDA_KERNELS)/symconv_ext/_C.abi3.so
 
 CPP_SOURCES = find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu'
 EXTENSION_SOURCES := setup.py $(wildcard pyproject.toml) $(shell find csrc -type f)
 
-.PHONY: help demo test test-full lint format build cuda-kernels performance-model docs clean
+.PHONY: help demo test test-full lint format build cuda-kernels cuda-kernels-check every-cuda-kernel performance-model docs \
+  clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 26
@@ -46,10 +49,15 @@ format: $(VENV)/.lint  ## let ruff and clang-format rewrite what they can
 
 build: $(VENV)/.built  ## the environment and the extension
 
-cuda-kernels: $(VENV)/.cuda $(VENV)/.$(RUN) $(VENV)/.build  ## compile the CUDA kernels for every GPU; their machine code in docs/cuda-kernels.md
+cuda-kernels: every-cuda-kernel  ## compile the CUDA kernels for every GPU; their machine code in docs/cuda-kernels.md
+	$(MACHINE_CODE) --write
+
+cuda-kernels-check: every-cuda-kernel  ## compile them, and compare with docs/cuda-kernels.md
+	$(MACHINE_CODE) --check
+
+every-cuda-kernel: $(VENV)/.cuda $(VENV)/.$(RUN) $(VENV)/.build
 	CUDA_HOME="$(CUDA_PACKAGES)" SYMCONV_CUDA=1 TORCH_CUDA_ARCH_LIST="$(ARCHITECTURES)" \
-	  $(BIN)/python setup.py build_ext --build-temp build/cuda-kernels --build-lib build/cuda-kernels
-	CUDA_HOME="$(CUDA_PACKAGES)" $(BIN)/python benchmarks/machine_code.py --write build/cuda-kernels/symconv_ext/_C.abi3.so
+	  $(BIN)/python setup.py build_ext --build-temp $(CUDA_KERNELS) --build-lib $(CUDA_KERNELS)
 
 performance-model: $(VENV)/.test $(VENV)/.built  ## count on the emulated GPU what the CUDA kernels do; docs/performance-model.md
 	$(BIN)/python benchmarks/performance_model.py --write
