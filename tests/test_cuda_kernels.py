@@ -274,6 +274,18 @@ def far_apart(tensor: torch.Tensor) -> torch.Tensor:
     return storage.as_strided(tensor.shape, strides).copy_(tensor)
 
 
+def reads_far(device: Device, operator: str, far: str, p: Problem) -> bool:
+    """Whether the operator gives the same bits for two images that lie far apart."""
+    t = case_of(p, torch.bfloat16).tensors
+    device.module.settings().seed = 0
+
+    def result(tensors: Tensors) -> torch.Tensor:
+        like = torch.empty_like(getattr(case_of(p, torch.bfloat16).oracle, operator), dtype=torch.bfloat16)
+        return getattr(device, operator)(p, tensors, like)
+
+    return torch.equal(result(dataclasses.replace(t, **{far: far_apart(getattr(t, far))})), result(t))
+
+
 @pytest.mark.parametrize("layout", ["channels_last", "contiguous"])
 @pytest.mark.parametrize("kernel", ["tensor core", "plain"])
 @pytest.mark.parametrize("transposed", [False, True])
@@ -291,15 +303,8 @@ def test_elements_past_2_to_the_31(
         p = problem("far", 16, 8, (2, 6), (1, 130) if operator == "fprop" else (1, 4), {"h": 16}, **options)
         p = dataclasses.replace(p, padding=(0, 64 if operator == "fprop" else 1), stride=(1, 2))
     p = p.twin() if transposed else p
-    t = case_of(p, torch.bfloat16).tensors
     assert device.kernel_for(operator, p, torch.bfloat16) == kernel
-    device.module.settings().seed = 0
-
-    def run(tensors: Tensors) -> torch.Tensor:
-        result = torch.empty_like(getattr(case_of(p, torch.bfloat16).oracle, operator), dtype=torch.bfloat16)
-        return getattr(device, operator)(p, tensors, result)
-
-    assert torch.equal(run(dataclasses.replace(t, **{far: far_apart(getattr(t, far))})), run(t))
+    assert reads_far(device, operator, far, p)
 
 
 # Taps along v, stride, dtype, and the kernel that runs, by the side that is tied.
