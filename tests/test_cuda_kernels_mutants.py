@@ -1,20 +1,21 @@
 """Deliberate bugs in the CUDA kernels: each must make a run in the emulator fail.
 
-A mutant changes one line of a kernel (a barrier, a wait, a sign, an index, a bound). It runs on a small
-problem in a process of its own, in several schedules; wrong numbers and broken rules of the device both count
-as caught.
+Most are made by pattern and compiled together (emulator/mutants.py), and run on small problems
+(emulator/sweep.py). `MUTANTS` has those that no switch at run time can make, a build each. Wrong numbers,
+broken rules of the device, crashes and runs without an end count as caught.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from emulator import build
+from emulator import build, mutants
 
 pytestmark = pytest.mark.skipif(build.compiler() is None, reason="the emulator needs a C++ compiler")
 
@@ -38,30 +39,7 @@ WGRAD = ("cuda/wgrad_float16.cu", "cuda/wgrad.cu")
 FEW_SPLITS = ("cuda/wgrad.cu", "kThreadBlocks = 108", "kThreadBlocks = 4")  # several stages each
 PLAIN = ("cuda/fprop_plain.cu",)
 
-BOTH_BARRIERS = "    block_barrier();  // before the stage is overwritten\n"
 MUTANTS = [
-    Mutant(
-        "result-barrier-after-wait",
-        "fprop",
-        "cuda/tied_result_kernel.cuh",
-        "    block_barrier();\n    const SharedAddress patch",
-        "    const SharedAddress patch",
-        RESULT,
-    ),
-    Mutant(
-        "result-barrier-before-overwrite", "fprop", "cuda/tied_result_kernel.cuh", BOTH_BARRIERS, "", RESULT
-    ),
-    Mutant(
-        "result-table-barrier",
-        "fprop",
-        "cuda/tied_result_kernel.cuh",
-        "  block_barrier();\n\n  const Storage* source",
-        "  const Storage* source",
-        RESULT,
-    ),
-    Mutant(
-        "result-wait", "fprop", "cuda/tied_result_kernel.cuh", "copy_wait<1>();", "copy_wait<2>();", RESULT
-    ),
     Mutant(
         "result-epilogue-index",
         "fprop",
@@ -78,7 +56,6 @@ MUTANTS = [
         "slot = subset(D, 0);",
         RESULT,
     ),
-    Mutant("result-tail", "fprop", "cuda/tied_result_kernel.cuh", "filter + 1 < filters", "true", RESULT),
     Mutant(
         "fold-sign",
         "fprop",
@@ -96,46 +73,6 @@ MUTANTS = [
         RESULT,
     ),
     Mutant(
-        "patch-bound",
-        "fprop",
-        "cuda/tile_iterator.cuh",
-        "x >= 0 && x < g.input[d]",
-        "x >= 0 && x <= g.input[d]",
-        RESULT,
-    ),
-    Mutant(
-        "patch-channel-bound",
-        "fprop",
-        "cuda/tile_iterator.cuh",
-        "channel < channels",
-        "channel <= channels",
-        RESULT,
-    ),
-    Mutant(
-        "source-barrier-after-wait",
-        "dgrad-boxes",
-        "cuda/tied_source_kernel.cuh",
-        "    next.advance(q);\n    block_barrier();\n",
-        "    next.advance(q);\n",
-        SOURCE,
-    ),
-    Mutant(
-        "source-barrier-before-overwrite",
-        "dgrad-boxes",
-        "cuda/tied_source_kernel.cuh",
-        BOTH_BARRIERS,
-        "",
-        SOURCE,
-    ),
-    Mutant(
-        "source-wait",
-        "dgrad-boxes",
-        "cuda/tied_source_kernel.cuh",
-        "copy_wait<1>();",
-        "copy_wait<2>();",
-        SOURCE,
-    ),
-    Mutant(
         "source-sign",
         "dgrad-boxes",
         "cuda/tied_source_kernel.cuh",
@@ -151,14 +88,6 @@ MUTANTS = [
         "source",
         SOURCE,
     ),
-    Mutant(
-        "slots-plane",
-        "dgrad-boxes",
-        "cuda/slots_kernel.cuh",
-        "to + q * s.plane_stride",
-        "to + (q ^ 1) * s.plane_stride",
-        ("cuda/slots.cu",),
-    ),
     *(
         Mutant(f"{kernel}-strips-{name}", operator, file, old, new, sources)
         for kernel, operator, file, sources in (
@@ -166,14 +95,6 @@ MUTANTS = [
             ("source", "dgrad", "cuda/tied_source_strips_kernel.cuh", SOURCE),
         )
         for name, old, new in (
-            (
-                "barrier-after-wait",
-                "    block_barrier();\n    const SharedAddress patch",
-                "    const SharedAddress patch",
-            ),
-            ("barrier-before-overwrite", BOTH_BARRIERS, ""),
-            ("table-barrier", "  block_barrier();\n\n  const Storage* source", "  const Storage* source"),
-            ("wait", "copy_wait<1>();", "copy_wait<2>();"),
             ("epilogue-index", "2 * m + half,", "m + 4 * half,"),
             ("warp", "lane % kWarpStrips)", "lane % kWarpStrips / 2)"),
         )
@@ -186,28 +107,11 @@ MUTANTS = [
         "multiply_pair<3, 1>",
         RESULT,
     ),
-    Mutant(
-        "source-strips-sign",
-        "dgrad",
-        "cuda/tied_source.cu",
-        "{1, sign(p.parity, kH)}",
-        "{1, sign(p.parity, kV)}",
-        ("cuda/tied_source.cu",),
-    ),
-    Mutant(
-        "source-strips-weights",
-        "dgrad-h",
-        "cuda/tied_source.cu",
-        "kStripTaps * single + i, pairs",
-        "single + i, pairs",
-        ("cuda/tied_source.cu",),
-    ),
     *(
         Mutant(f"strips-{name}", operator, file, old, new, (*RESULT, *SOURCE))
         for operator in ("fprop", "dgrad")
         for name, file, old, new in (
             (f"row-{operator}", "cuda/strips.h", "run + kStripTaps - 1; }", "run + kStripTaps; }"),
-            (f"bound-{operator}", "cuda/strip_iterator.cuh", "h < g.input[1];", "h <= g.input[1];"),
             (
                 f"fold-{operator}",
                 "cuda/strip_iterator.cuh",
@@ -217,67 +121,11 @@ MUTANTS = [
         )
     ),
     Mutant(
-        "residue-padding",
-        "dgrad-strided",
-        "common/residues.h",
-        "(r.taps - 1) * dilation - reach / s",
-        "(r.taps - 1) * dilation",
-        ("cuda/convolution.cu",),
-    ),
-    Mutant(
-        "residue-points",
-        "dgrad-strided",
-        "cuda/operators.cu",
-        "part.strides[2 + d] *= c.step[d];",
-        "",
-        ("cuda/operators.cu",),
-    ),
-    Mutant(
-        "wgrad-stage-barrier",
-        "wgrad",
-        "cuda/wgrad_kernel.cuh",
-        "    block_barrier();  // the stage is there, and the other one may be overwritten\n",
-        "",
-        WGRAD,
-    ),
-    Mutant(
-        "wgrad-wait",
-        "wgrad",
-        "cuda/wgrad_kernel.cuh",
-        "    copy_wait<0>();\n    block_barrier();",
-        "    copy_wait<1>();\n    block_barrier();",
-        WGRAD,
-    ),
-    Mutant(
-        "wgrad-exchange-barrier",
-        "wgrad",
-        "cuda/wgrad_kernel.cuh",
-        "  block_barrier();  // before the stages are overwritten\n",
-        "",
-        WGRAD,
-    ),
-    Mutant(
-        "wgrad-sums-barrier",
-        "wgrad",
-        "cuda/wgrad_kernel.cuh",
-        "  block_barrier();\n  if (team > 0) return;",
-        "  if (team > 0) return;",
-        WGRAD,
-    ),
-    Mutant(
         "wgrad-fold-sign",
         "wgrad",
         "cuda/wgrad_kernel.cuh",
         "  first = pair[0];\n    second = pair[1];",
         "  first = pair[1];\n    second = pair[0];",
-        WGRAD,
-    ),
-    Mutant(
-        "wgrad-slot",
-        "wgrad",
-        "cuda/wgrad_kernel.cuh",
-        "row == 2 ? 2 : 0",
-        "row == 1 ? 2 : 0",
         WGRAD,
     ),
     Mutant(
@@ -289,43 +137,11 @@ MUTANTS = [
         WGRAD,
     ),
     Mutant(
-        "wgrad-row-bound",
-        "wgrad",
-        "cuda/wgrad_fetch.cuh",
-        "at < rows.input",
-        "at <= rows.input",
-        WGRAD,
-    ),
-    Mutant(
-        "wgrad-column-bound",
-        "wgrad",
-        "cuda/wgrad_fetch.cuh",
-        "x < columns.input",
-        "x <= columns.input",
-        WGRAD,
-    ),
-    Mutant(
-        "wgrad-line-end",
-        "wgrad",
-        "cuda/wgrad_fetch.cuh",
-        "first_column + at < q.axis[0].output",
-        "first_column + at <= q.axis[0].output",
-        WGRAD,
-    ),
-    Mutant(
         "wgrad-split",
         "wgrad",
         "cuda/wgrad_fetch.cuh",
         "first = split * q.split_steps,",
         "first = split * (q.split_steps + 1),",
-        WGRAD,
-    ),
-    Mutant(
-        "wgrad-second-team",
-        "wgrad",
-        "cuda/wgrad_kernel.cuh",
-        "walk.line * teams + team",
-        "walk.line * teams",
         WGRAD,
     ),
     Mutant(
@@ -335,54 +151,6 @@ MUTANTS = [
         "  hadamard<kMaxOrbit>(values);\n",
         "",
         WGRAD,
-    ),
-    Mutant(
-        "wgrad-reduction-splits",
-        "wgrad",
-        "cuda/wgrad_reduce_kernel.cuh",
-        "split < s.splits; ++split",
-        "split + 1 < s.splits; ++split",
-        WGRAD,
-    ),
-    Mutant(
-        "wgrad-copy",
-        "wgrad",
-        "cuda/wgrad.cu",
-        "reflected |= 1 << a;",
-        "reflected |= 1;",
-        ("cuda/wgrad.cu",),
-    ),
-    Mutant(
-        "pack-run",
-        "wgrad",
-        "cuda/pack_kernel.cuh",
-        "vector * kElements >= shape.runs.runs[r + 1].at",
-        "vector * kElements > shape.runs.runs[r + 1].at",
-        ("cuda/pack.cu",),
-    ),
-    Mutant(
-        "slots-sign",
-        "dgrad",
-        "cuda/slots_kernel.cuh",
-        "sign(subset(s.block.mask, q), reflection(s.block.mask, copy)) > 0",
-        "true",
-        ("cuda/slots.cu",),
-    ),
-    Mutant(
-        "plain-mirror",
-        "fprop-plain",
-        "cuda/plain_kernels.cuh",
-        "(g & axis_bit(d) ? p.kernel[d] - 1 - tap[d] : tap[d]) * strides",
-        "tap[d] * strides",
-        PLAIN,
-    ),
-    Mutant(
-        "plain-bound",
-        "fprop-plain",
-        "cuda/plain_kernels.cuh",
-        "if (i >= p.batch * p.output_points() * p.a_channels) return;",
-        "if (i > p.batch * p.output_points() * p.a_channels) return;",
-        PLAIN,
     ),
     Mutant(
         "plain-index-of-32-bits",
@@ -439,15 +207,11 @@ if huge:
     taps = (1, 3) if which == "boxes" else 3
     padding = (0, 1) if which == "boxes" else 1
     p = problem("mutant", *channels, (16, 16), taps, {"hv": channels[0]}, **{**options, "padding": padding})
-elif plain:
-    p = problem("mutant", 9, 3, (5, 6), 3, {"hv": 4, "h": 2}, padding=1)
 else:
     p = {
         "fprop": problem("mutant", 35, 72, (7, 9), 3, {"hv": 24, "h": 6}, **{**options, "batch": 8}),
         "dgrad": problem("mutant", 160, 8, (7, 9), 3, {"hv": 160}, **{**options, "batch": 8}),
-        "dgrad-h": problem("mutant", 40, 8, (8, 16), 3, {"h": 36, "v": 2}, **options),
         "dgrad-boxes": problem("mutant", 168, 8, (9, 17), (1, 3), {"hv": 160, "h": 6}, **options),
-        "dgrad-strided": problem("mutant", 168, 8, (9, 17), 3, {"hv": 160, "h": 6}, stride=2, **options),
         "wgrad": problem("mutant", 6, 8, (24, 41), 3, {"hv": 4, "h": 2}, **options),
     }[sys.argv[2]]
 t = make(p, dtype)
@@ -499,3 +263,166 @@ def test_mutants_are_caught(mutant: Mutant) -> None:
         edits.append(FEW_SPLITS)
     module = build.build_mutant(mutant.name, edits, list(mutant.sources))
     assert run(module, mutant.operator).startswith("caught")
+
+
+# The bugs that change nothing that shows, and why.
+EQUIVALENT = {
+    name: why
+    for why, names in {
+        "the pair is then stored as two numbers": (
+            "epilogue.cuh: f (has_second && result.strides[1] [==] 1 && reinterpret_cast<",
+            "epilogue.cuh: cast<uintptr_t>(to) % sizeof(Pair) [==] 0) {",
+        ),
+        "a sign is 1 or -1": (
+            "folded_weights.cuh: sum += sign(c.parity, g) [>] 0 ? w : -w;",
+            "slots_kernel.cuh: ), reflection(s.block.mask, copy)) [>] 0 ? value : -value;",
+            "tile_elements.cuh: (sign [<] 0 ? 0x80008000u : 0u);",
+            "tile_elements.cuh: return sign [<] 0 ? 0x80000000u : 0u;",
+        ),
+        "only what rounding loses": (
+            "plain_kernels.cuh: const Real corrected = term [-] lost, sum = value + co",
+        ),
+        "one number more than the table, which the first stage overwrites": (
+            "strip_iterator.cuh: = static_cast<int>(threadIdx.x); i [<] g.padded_positions(); ",
+            "tile_iterator.cuh: = static_cast<int>(threadIdx.x); i [<] g.padded_positions(); ",
+        ),
+        "rows of the patch's padding, which nobody reads": (
+            "strip_iterator.cuh: const bool in_run = g.run [==] kStripPoints || row < ",
+            "strip_iterator.cuh: const bool inside = row [<] g.rows() && along < g.",
+            "tile_iterator.cuh: bool inside = i [<] g.positions && place.o",
+        ),
+        "a column between two lines, which nobody reads": (
+            "strip_iterator.cuh: l inside = row < g.rows() && along [<] g.width + g.reach && n",
+        ),
+        "strips have an even number of rows": (
+            "strip_iterator.cuh: for (int row = 0; row [<] kRows; row += 2) {",
+        ),
+        "more positions than are read": (
+            "strips.h: positions() const { return (rows() [*] columns + 15) / 16 * 1",
+            "strips.h: eturn (rows() * columns + 15) / 16 [*] 16; }",
+            "tile_geometry.h: nst { return (positions + 15) / 16 [*] 16; }",
+        ),
+        "more thread blocks than there is work": (
+            "strips.h: eturn (static_cast<int64_t>(lines) [*] width + strips - 1) / ",
+            "strips.h: t<int64_t>(lines) * width + strips [-] 1) / strips;",
+            "tile_geometry.h: urn static_cast<int64_t>(tiles[0]) [*] tiles[1] * tiles[2] * ",
+            "tile_geometry.h: cast<int64_t>(tiles[0]) * tiles[1] [*] tiles[2] * tiles[3];",
+            "tile_geometry.h: t>(tiles[0]) * tiles[1] * tiles[2] [*] tiles[3];",
+        ),
+        "the lines of a group in another order": ("strips.h: roup = line / run, of_group = line [%] run;",),
+        "another plan of the stages, with the same result": (
+            "strips.h: for (const int64_t limit : {warps [<] kMostStripWarps ? good",
+            "strips.h: if (most_steps [%] steps == 0 && shared_b",
+            "strips.h: if (most_steps % steps [==] 0 && shared_bytes(step",
+            "strips.h:  steps == 0 && shared_bytes(steps) [<=] limit) return steps;",
+        ),
+        "a table with gaps": ("tap_orbits.h: (int paired) { n += orbits(paired) [*] orbit_size(paired); })",),
+        "the last group of copies is empty": (
+            "tied_result_kernel.cuh: [copy_wait<0>();] #2",
+            "tied_result_strips_kernel.cuh: [copy_wait<0>();] #2",
+            "tied_source_kernel.cuh: [copy_wait<0>();] #2",
+            "tied_source_strips_kernel.cuh: [copy_wait<0>();] #2",
+            "wgrad_kernel.cuh: [copy_wait<0>();] #2",
+        ),
+        "copied twice, and no longer ahead": (
+            "tied_result_kernel.cuh: if (q.stages [==] 2) {",
+            "tied_result_strips_kernel.cuh: if (q.stages [==] 2) {",
+        ),
+        "a stage of a parity that has no coefficients": (
+            "tied_source_kernel.cuh: if (stage [<] q.stage_count) {",
+            "tied_source_kernel.cuh: for (int stage = 0; stage [<] q.stage_count; ++stage",
+            "tied_source_strips_kernel.cuh: if (stage [<] q.stage_count) {",
+            "tied_source_strips_kernel.cuh: for (int stage = 0; stage [<] q.stage_count; ++stage",
+        ),
+        "channels that are not stored": (
+            "tied_source_strips_kernel.cuh: t bool has_channels = channel_tile [<] q.tiles_per_group;",
+            "wgrad_kernel.cuh:  bool has_channels = place.channel [+] warp * 16 < q.channels",
+            "wgrad_kernel.cuh: annels = place.channel + warp * 16 [<] q.channels;",
+        ),
+        "strips of a tied source have one step a stage: two do not fit": (
+            "tied_source_strips_kernel.cuh: = q.parity[at.parity].coefficients [*] Kernel::kCoefficientBy",
+            "tied_source_strips_kernel.cuh: redAddress points = patch + strips [+] static_cast<uint32_t>(",
+            "tied_source_strips_kernel.cuh: trips + static_cast<uint32_t>(step [*] kStepBytes);",
+            "tied_source_strips_kernel.cuh: redAddress weights = stage_weights [+] static_cast<uint32_t>(",
+            "tied_source_strips_kernel.cuh: ights + static_cast<uint32_t>(step [*] step_bytes);",
+        ),
+        "with one phase every tap is at a multiple of the stride": (
+            "tile_geometry.h: ns(d) + t % stride[d] * (phases[d] [>] 1 ? width[d] : 0) + t ",
+        ),
+        "the row's pad": (
+            "tile_iterator.cuh: or (int vector = i / 8 % 2; vector [<] vectors; vector += 2) ",
+        ),
+        "where a number is computed, not what it is": (
+            "wgrad_fetch.cuh: : plane(Axes [==] 3 ? keep_here(place.pl",
+        ),
+        "steps beyond the last, which have no points": (
+            "wgrad_fetch.cuh: it * q.split_steps, rest = q.steps [-] first;",
+        ),
+        "the same on both sides of the bound": (
+            "wgrad_fetch.cuh: left = rest [<] 0 ? 0 : rest < q.split",
+            "wgrad_fetch.cuh: left = rest < 0 ? 0 : rest [<] q.split_steps ? rest :",
+            "wgrad_geometry.h: : (left [>=] 3 ? 7 : (1 << left) - ",
+        ),
+        "rounds without a step": (
+            "wgrad_fetch.cuh: turn left == 0 ? 0 : left + kAhead [*] ((at + left - 1) / q.l",
+            "wgrad_fetch.cuh:  ? 0 : left + kAhead * ((at + left [-] 1) / q.length + 1);",
+            "wgrad_kernel.cuh: for (; columns [>] 0; columns -= q.stage_",
+        ),
+        "a copy that nobody reads": (
+            "wgrad_fetch.cuh: if (p [==] 1 && !taps.paired) bre",
+            "wgrad_kernel.cuh: ; c < q.stage_columns && walk.left [>] 0; ++c) {",
+        ),
+        "orbits that are not stored": (
+            "wgrad_kernel.cuh: const bool second = place.orbit [+] 16 < q.orbits;",
+            "wgrad_kernel.cuh: nst bool second = place.orbit + 16 [<] q.orbits;",
+        ),
+        "overwritten, or not read": (
+            "wgrad_kernel.cuh: for (int i = 0; i [<] 12; ++i)",
+            "wgrad_kernel.cuh: window[slot][i [/] 4][i % 4] = {};  // so",
+            "wgrad_kernel.cuh: window[slot][i / 4][i [%] 4] = {};  // so that n",
+        ),
+        "the same number again": ("wgrad_reduce_kernel.cuh: if (j [>=] c.terms()) continue; #2",),
+        "strips always have two stages": (
+            "tied_result_strips_kernel.cuh: [copy_wait<0>();]",
+            "tied_source_strips_kernel.cuh: [copy_wait<0>();]",
+        ),
+    }.items()
+    for name in names
+}
+
+
+@pytest.fixture(scope="module")
+def sweep() -> dict[str, str]:
+    """What was wrong where each mutant was, or nothing, for all that are not listed above."""
+    found = mutants.find()
+    module = mutants.build(found, [FEW_SPLITS])
+    schedules = {n: 3 if one.races else 1 for n, one in enumerate(found) if str(one) not in EQUIVALENT}
+    done = subprocess.run(
+        [sys.executable, "-m", "emulator.sweep", str(module)],
+        cwd=Path(__file__).parent,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        input=json.dumps(list(schedules.items())),
+        capture_output=True,
+        text=True,
+        timeout=3600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {str(found[int(number)]): wrong for number, wrong in json.loads(done.stdout).items()}
+
+
+def test_every_bug_of_a_pattern_is_caught(sweep: dict[str, str]) -> None:
+    assert len(sweep) > 1000
+    assert [name for name, wrong in sweep.items() if not wrong] == []
+
+
+def test_what_is_listed_as_equivalent_is_there() -> None:
+    assert EQUIVALENT.keys() - {str(one) for one in mutants.find()} == set()
+
+
+@pytest.mark.parametrize("call", ["block_barrier()", "copy_wait", "copy_commit()", "sign(", " [<] ", " [/] "])
+def test_the_patterns_find_what_they_are_for(call: str) -> None:
+    """In each kernel for tensor cores."""
+    for kernel in ("tied_result", "tied_result_strips", "tied_source", "tied_source_strips", "wgrad"):
+        names = [str(one) for one in mutants.find() if str(one).startswith(f"{kernel}_kernel.cuh")]
+        if call != "sign(":
+            assert [name for name in names if call in name], (kernel, call)

@@ -7,6 +7,7 @@ what it is asked and runs no kernel, so nothing here is about numbers.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -72,8 +73,27 @@ with backend("native"):
         print(error)
 """
 
+# The convolution is depthwise: of torch's own the one that needs no library besides.
+INSTEAD = """
+from cuda_standin.recording import calls, of_the_extension
+from symconv_ext import SymmetricConv2d, info
 
-@pytest.mark.parametrize(
+print(*info.report(), sep="\\n")
+layer = SymmetricConv2d(4, 16, 3, padding=1, groups=4, symmetry={"hv": 16}, device="cuda:1")
+value = torch.empty(2, 4, 9, 10, device="cuda:1", requires_grad=True)
+calls()
+with torch.backends.cudnn.flags(enabled=False):
+    output = layer(value)
+output.backward(torch.empty_like(output))
+found = calls()
+assert output.shape == (2, 16, 9, 10)
+assert (value.grad.shape, layer.weight.grad.shape) == (value.shape, layer.weight.shape)
+assert not of_the_extension(found), found
+kernels = [one.kernel for one in found if "Launch" in one.call and one.device == 1]
+assert any("conv_depthwise2d_forward" in kernel for kernel in kernels), kernels
+"""
+
+WHERE = pytest.mark.parametrize(
     ("settings", "reason"),
     [
         ({"STANDIN_CAPABILITY": "75"}, "the GPU is of architecture 7.5 and the kernels were built for "),
@@ -81,6 +101,9 @@ with backend("native"):
         ({"STANDIN_DRIVER": "12080"}, "the driver knows CUDA 12.8 and the kernels were built with CUDA 13."),
     ],
 )
+
+
+@WHERE
 def test_where_the_kernels_cannot_run_auto_takes_torch(
     built: Build, settings: dict[str, str], reason: str
 ) -> None:
@@ -89,3 +112,23 @@ def test_where_the_kernels_cannot_run_auto_takes_torch(
     assert done.returncode == 0, done.stderr
     assert lines[0].startswith(f"Choice(native=False, reason='{reason}")
     assert lines[1].startswith(f"backend: 'native' cannot run: {reason}")
+
+
+@WHERE
+def test_where_the_kernels_cannot_run_info_says_why_and_layers_compute(
+    built: Build, settings: dict[str, str], reason: str
+) -> None:
+    done = run(built, INSTEAD, **settings)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = done.stdout.splitlines()
+    for device in ("cuda:0", "cuda:1"):
+        (start,) = (number for number, line in enumerate(report) if line.startswith(device))
+        dtypes = report[start + 1 : start + 5]
+        assert all(re.match(rf"  \w+ +torch \({re.escape(reason)}", line) for line in dtypes), report
+
+
+def test_where_the_kernels_run_info_says_native(built: Build) -> None:
+    done = run(built, "from symconv_ext import info\nprint(*info.report(), sep='\\n')")
+    report = done.stdout.splitlines()
+    (start,) = (number for number, line in enumerate(report) if line.startswith("cuda:1"))
+    assert [line.split()[1:] for line in report[start + 1 : start + 5]] == [["native"]] * 4

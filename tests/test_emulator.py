@@ -316,6 +316,30 @@ def test_buffers_are_aligned_to_no_more_than_asked(emulator: ModuleType) -> None
         emulator.probes.gemm(a, b, c, 64, 64, 32, emulator.probes.Bug.none)
 
 
+@pytest.mark.parametrize(("size", "shift"), [(4, 2), (8, 4), (16, 8), (16, 4)])
+def test_shared_accesses_are_aligned(emulator: ModuleType, size: int, shift: int) -> None:
+    """To their size, and so are those of ldmatrix to a row: an address may not be rounded down."""
+    addresses = np.arange(32, dtype=np.uint32) * size
+    emulator.probes.touch_shared(emulator.Buffer(addresses), size, 32 * size + 16)
+    addresses[7] += shift
+    with pytest.raises(
+        RuntimeError, match=f"thread .*store_shared: .* {7 * size + shift} is not aligned to {size} "
+    ):
+        emulator.probes.touch_shared(emulator.Buffer(addresses), size, 32 * size + 16)
+
+
+def test_rows_of_ldmatrix_are_aligned(emulator: ModuleType) -> None:
+    shared, result = np.zeros(33 * 8, np.uint16), np.zeros((32, 4), np.uint32)
+    rows = np.arange(32, dtype=np.uint32) * 16
+    rows[9] += 8
+    with pytest.raises(
+        RuntimeError, match=r"thread .*ldmatrix: shared address 152 is not aligned to 16 bytes"
+    ):
+        emulator.probes.load_matrices_once(
+            emulator.Buffer(shared), emulator.Buffer(rows), 4, False, emulator.Buffer(result)
+        )
+
+
 # --- the sanitizer flavours, each in a process of its own
 
 PROBE = """

@@ -6,11 +6,16 @@ CI compares the page with the kernels that it has built: ``benchmarks/machine_co
 from __future__ import annotations
 
 import dataclasses
+import re
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from test_cpu_kernels import load_setup
+
+from symconv_ext import ops
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "benchmarks"))  # last: tests/ has a layers.py too
@@ -18,7 +23,7 @@ sys.path.append(str(ROOT / "benchmarks"))  # last: tests/ has a layers.py too
 import machine_code  # noqa: E402
 import occupancy  # noqa: E402
 import products  # noqa: E402
-from disassembly import Kernel, Loop, find_loops  # noqa: E402
+from disassembly import Kernel, Loop, MissingToolError, find_loops, tool  # noqa: E402
 from products import Product, Tile  # noqa: E402
 
 COMMITTED = machine_code.PAGE.read_text(encoding="utf-8")
@@ -166,6 +171,50 @@ def test_every_case_has_all_coefficients(case: products.Case) -> None:
         product.coefficients * product.passes for _, tile in case.kernels for product in tile.products
     )
     assert total == 3**case.rank
+
+
+# PTX: what a wheel carries for the GPUs to come
+
+
+def codes(library: Path, kind: str) -> list[str]:
+    """The architectures, such as "12.0", that cuobjdump lists code of: of `kind` elf or ptx."""
+    try:
+        program = tool("cuobjdump")
+    except MissingToolError as missing:
+        pytest.skip(str(missing))
+    listed = subprocess.run([program, f"-l{kind}", library], capture_output=True, text=True, check=False)
+    assert listed.returncode == 0 or "No PTX file found" in listed.stdout + listed.stderr, listed
+    found = {(int(major), int(minor)) for major, minor in re.findall(r"\.sm_(\d+)(\d)[af]?\.", listed.stdout)}
+    return [f"{major}.{minor}" for major, minor in sorted(found)]
+
+
+def machine_and_ptx(architectures: list[str]) -> tuple[list[str], list[str]]:
+    def numbers(names: list[str]) -> list[str]:
+        return [name.removesuffix("+PTX").rstrip("af") for name in names]
+
+    return numbers(architectures), numbers([name for name in architectures if name.endswith("+PTX")])
+
+
+@pytest.mark.parametrize("setting", ["", "8.0;9.0"])
+def test_a_wheel_holds_machine_code_of_all_and_ptx_of_the_last(setting: str, tmp_path: Path) -> None:
+    toolchain = load_setup().toolchain
+    toolkit, missing = toolchain.find_toolkit()
+    if toolkit is None:
+        pytest.skip(missing)
+    architectures = toolchain.choose_architectures(setting, [], toolchain.known_architectures(toolkit))
+    assert architectures[-1].endswith("+PTX") == (setting == "")
+    source, compiled = tmp_path / "one.cu", tmp_path / "one.o"
+    source.write_text("__global__ void one(int* number) { *number = 1; }\n")
+    flags = ["-isystem", toolkit.include, *toolchain.architecture_flags(architectures)]
+    subprocess.run([toolkit.nvcc, *flags, "-c", source, "-o", compiled], check=True)
+    assert (codes(compiled, "elf"), codes(compiled, "ptx")) == machine_and_ptx(architectures)
+
+
+@pytest.mark.skipif(not ops.CUDA_ARCHITECTURES, reason="the extension was built without CUDA kernels")
+def test_the_extension_holds_what_it_says() -> None:
+    library = Path(ops._C.__file__)
+    architectures = ops.CUDA_ARCHITECTURES.split(";")
+    assert (codes(library, "elf"), codes(library, "ptx")) == machine_and_ptx(architectures)
 
 
 # The page

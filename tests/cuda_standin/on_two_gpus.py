@@ -119,6 +119,52 @@ def test_the_workspace_is_torchs_memory(operator: str) -> None:
     assert torch.cuda.memory_allocated(1) == before[1]
 
 
+def filled(recorded: list[SimpleNamespace]) -> int:
+    """How often torch has filled a tensor on device 1; that of zeros is not done here, as no kernel runs."""
+    return sum("FillFunctor" in one.kernel and one.device == 1 for one in recorded if "Launch" in one.call)
+
+
+@every_way
+def test_an_empty_batch_launches_nothing(operator: str, p: Problem, dtype: torch.dtype, layout: str) -> None:
+    empty = dataclasses.replace(p, batch=0)
+    t = make(empty, dtype, layout, "cuda:1")
+    calls()
+    result = compute(operator, empty, t)
+    found = calls()
+    assert not launches(found)
+    assert filled(found) == (operator == "wgrad")  # it is the sum over nothing
+    sizes = {"fprop": empty.output_size, "dgrad": empty.input_size, "wgrad": empty.weight_size}
+    assert (list(result.shape), result.dtype, result.device.index) == (sizes[operator], dtype, 1)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=name)
+def test_a_layer_of_an_empty_batch(dtype: torch.dtype, layout: str) -> None:
+    layer, value = make_layer(dtype, layout)
+    empty = value.detach()[:0].requires_grad_()
+    calls()
+    with symconv_ext.backend("native"):
+        output = layer(empty)
+    torch.autograd.backward(output, torch.empty_like(output))
+    assert not launches(calls())
+    assert output.shape == (0, 48, 9, 10)
+    assert empty.grad.shape == empty.shape
+    assert layer.weight.grad.shape == layer.weight.shape
+    assert layer.bias.grad.shape == layer.bias.shape
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize(("name", "size"), [("b", 0), ("size", (0, 10))])
+def test_what_else_is_empty_is_refused(operator: str, name: str, size: object) -> None:
+    """In words and before anything is launched, as on a CPU."""
+    p = dataclasses.replace(CONVOLUTION, **{name: size}, padding=(2, 2))
+    t = make(p, torch.bfloat16, "contiguous", "cuda:1")
+    calls()
+    with pytest.raises(RuntimeError, match=r"^\w+: expected at least one (channel|point)"):
+        compute(operator, p, t)
+    assert not launches(calls())
+
+
 @every_way
 def test_a_failed_launch_says_what_it_was(operator: str, p: Problem, dtype: torch.dtype, layout: str) -> None:
     """Whichever of an operator's launches it is; nothing is left of it then."""

@@ -147,15 +147,31 @@ def build_mutant(name: str, edits: list[tuple[str, str, str]], sources: list[str
     for part in ("common", "cpu", "cuda"):
         shutil.copytree(ROOT / "csrc" / part, root / "csrc" / part, dirs_exist_ok=True)
     for file, old, new in edits:
-        text = (root / "csrc" / file).read_text()
-        if text.count(old) != 1:
-            raise ValueError(
-                f"{name}: {file} holds {text.count(old)} times {old!r}, which it should change once"
-            )
-        (root / "csrc" / file).write_text(text.replace(old, new))
+        change(root / "csrc" / file, old, new)
     objects = _objects("plain")
     changed = {ROOT / "csrc" / source: root / f"{Path(source).stem}.o" for source in sources}
     _compile([(root / "csrc" / s.relative_to(ROOT / "csrc"), o) for s, o in changed.items()], "plain")
+    module = root / f"symconv_emulator_plain{sysconfig.get_config_var('EXT_SUFFIX')}"
+    # First, so that of inline functions the changed ones are taken.
+    _link(
+        [*changed.values(), *(o for source, o in objects.items() if source not in changed)], module, "plain"
+    )
+    return module
+
+
+def change(path: Path, old: str, new: str) -> None:
+    """Writes `new` for `old`, which must stand once in the file."""
+    text = path.read_text()
+    if text.count(old) != 1:
+        raise ValueError(f"{path} holds {text.count(old)} times {old!r}, which should change once")
+    path.write_text(text.replace(old, new))
+
+
+def link_changed(root: Path) -> Path:
+    """The plain flavour with what csrc/cuda compiles to in the copy of csrc in `root`."""
+    objects = _objects("plain")
+    changed = {s: root / f"{s.stem}.o" for s in objects if s.suffix == ".cu"}
+    _compile([(root / s.relative_to(ROOT), o) for s, o in changed.items()], "plain")
     module = root / f"symconv_emulator_plain{sysconfig.get_config_var('EXT_SUFFIX')}"
     # First, so that of inline functions the changed ones are taken.
     _link(

@@ -42,6 +42,10 @@ class Device:
 
     def loan(self, tensor: torch.Tensor) -> tuple[object, int, list[int]]:
         """The tensor's whole storage in device memory, with its offset and five strides."""
+        if tensor.untyped_storage().nbytes() > 2**30:  # of which most is untouched and takes no room
+            buffer, there = self.room(tensor)
+            there.copy_(tensor)
+            return buffer, *self.place(tensor)
         storage = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
         return self.module.Buffer(storage.numpy()), *self.place(tensor)
 
