@@ -107,8 +107,8 @@ MUTANTS = [
         "patch-channel-bound",
         "fprop",
         "cuda/tile_iterator.cuh",
-        "channel < channels",
-        "channel <= channels",
+        "channel + next < channels",
+        "channel + next <= channels",
         RESULT,
     ),
     Mutant(
@@ -211,8 +211,8 @@ MUTANTS = [
             (
                 f"fold-{operator}",
                 "cuda/strip_iterator.cuh",
-                "return {pair[0], pair[1]};",
-                "return {pair[1], pair[0]};",
+                "return {even, odd};",
+                "return {odd, even};",
             ),
         )
     ),
@@ -268,8 +268,8 @@ MUTANTS = [
         "wgrad-fold-sign",
         "wgrad",
         "cuda/wgrad_kernel.cuh",
-        "  first = pair[0];\n    second = pair[1];",
-        "  first = pair[1];\n    second = pair[0];",
+        "fold<1>(first, last);",
+        "fold<1>(last, first);",
         WGRAD,
     ),
     Mutant(
@@ -324,8 +324,8 @@ MUTANTS = [
         "wgrad-second-team",
         "wgrad",
         "cuda/wgrad_kernel.cuh",
-        "walk.line * teams + team",
-        "walk.line * teams",
+        "walk.line++ * teams + team",
+        "walk.line++ * teams",
         WGRAD,
     ),
     Mutant(
