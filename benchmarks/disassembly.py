@@ -39,6 +39,7 @@ class Loop:
         own: those of no inner loop.
         is_product: it has tensor-core instructions, and no loop within it has.
         passed: those that every pass goes through, and those on every way to a cp.async.
+        around: its own, without what has tensor-core instructions: the last passes of an unrolled loop.
     """
 
     depth: int
@@ -46,6 +47,7 @@ class Loop:
     own: Counter[str]
     is_product: bool
     passed: Counter[str] = dataclasses.field(default_factory=Counter)
+    around: Counter[str] = dataclasses.field(default_factory=Counter)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,13 +263,15 @@ def find_loops(instructions: Sequence[Instruction]) -> Iterator[Loop]:
 
     for header in sorted(bodies, key=lambda header: (min(bodies[header]), -len(bodies[header]))):
         body = bodies[header]
+        own = body.difference(*(other for other in bodies.values() if other < body))
         ends = [block for block in body if header in successors[block]]
         holds_copies = [block for block in body if count([block])[COPY]]
         counts, inner = count(body), [other for other in bodies.values() if other < body]
         yield Loop(
             depth=sum(body < other for other in bodies.values()),
             counts=counts,
-            own=count(body.difference(*inner)),
+            own=count(own),
+            around=count(block for block in own if not count([block])[TENSOR_CORE]),
             is_product=counts[TENSOR_CORE] > 0 and not any(count(other)[TENSOR_CORE] for other in inner),
             passed=count(
                 block

@@ -156,7 +156,7 @@ def step_of(case: Case, dtype: str, kernels: dict[str, Kernel]) -> Step:
             for opcode, count in per_pass(product, tile, loop).items():
                 total[opcode] = total.get(opcode, Fraction(0)) + count * product.passes * tiles
         for loop in kernel.steps:
-            for opcode, count in loop.own.items():
+            for opcode, count in loop.around.items():
                 total[opcode] = total.get(opcode, Fraction(0)) + count * case.parts * tiles
     tensor_core, matrices, loads = (total.pop(o, Fraction(0)) for o in (TENSOR_CORE, "LDSM", "LDS"))
     return Step(tensor_core, matrices, loads, sum(total.values(), Fraction(0)))
