@@ -8,6 +8,7 @@ stands, every instruction once, however often it runs.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 INSTRUCTION_BYTES = 16
-TENSOR_CORE = "HMMA"
+TENSOR_CORE, COPY = "HMMA", "LDGSTS"
 
 
 class MissingToolError(RuntimeError):
@@ -37,12 +38,16 @@ class Loop:
         counts: its instructions by opcode (up to the first dot), those of inner loops included.
         own: those of no inner loop.
         is_product: it has tensor-core instructions, and no loop within it has.
+        passed: those that every pass goes through, and those on every way to a cp.async.
+        around: its own, without what has tensor-core instructions: the last passes of an unrolled loop.
     """
 
     depth: int
     counts: Counter[str]
     own: Counter[str]
     is_product: bool
+    passed: Counter[str] = dataclasses.field(default_factory=Counter)
+    around: Counter[str] = dataclasses.field(default_factory=Counter)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +85,26 @@ class Kernel:
     def main_loop(self) -> Loop | None:
         """The outermost loop with tensor-core instructions: the stages. None where there are none."""
         return next((loop for loop in self.loops if loop.counts[TENSOR_CORE]), None)
+
+    @property
+    def within_main_loop(self) -> list[Loop]:
+        """The loops in it, at any depth."""
+        if self.main_loop is None:
+            return []
+        after = self.loops[self.loops.index(self.main_loop) + 1 :]
+        return list(itertools.takewhile(lambda loop: loop.depth > 0, after))
+
+    @property
+    def copies(self) -> list[Loop]:
+        """The loops of the main loop that bring tiles to shared memory."""
+        return [
+            x for x in self.within_main_loop if x.depth == 1 and x.counts[COPY] and not x.counts[TENSOR_CORE]
+        ]
+
+    @property
+    def steps(self) -> list[Loop]:
+        """The loops between the main loop and the products."""
+        return [loop for loop in self.within_main_loop if loop.counts[TENSOR_CORE] and not loop.is_product]
 
     @property
     def products(self) -> list[Loop]:
@@ -227,7 +252,8 @@ def _count(instructions: Iterable[Instruction]) -> Counter[str]:
 def find_loops(instructions: Sequence[Instruction]) -> Iterator[Loop]:
     """The natural loops of the control-flow graph, in the order of their first instruction."""
     blocks, successors = _graph(instructions)
-    bodies = _natural_loops(successors)
+    dominator = _dominator_tree(successors)
+    bodies = _natural_loops(successors, dominator)
 
     def count(chosen: Iterable[int]) -> Counter[str]:
         total: Counter[str] = Counter()
@@ -237,12 +263,22 @@ def find_loops(instructions: Sequence[Instruction]) -> Iterator[Loop]:
 
     for header in sorted(bodies, key=lambda header: (min(bodies[header]), -len(bodies[header]))):
         body = bodies[header]
+        own = body.difference(*(other for other in bodies.values() if other < body))
+        ends = [block for block in body if header in successors[block]]
+        holds_copies = [block for block in body if count([block])[COPY]]
         counts, inner = count(body), [other for other in bodies.values() if other < body]
         yield Loop(
             depth=sum(body < other for other in bodies.values()),
             counts=counts,
-            own=count(body.difference(*inner)),
+            own=count(own),
+            around=count(block for block in own if not count([block])[TENSOR_CORE]),
             is_product=counts[TENSOR_CORE] > 0 and not any(count(other)[TENSOR_CORE] for other in inner),
+            passed=count(
+                block
+                for block in body
+                if all(_dominates(dominator, block, end) for end in ends)
+                or any(_dominates(dominator, block, other) for other in holds_copies)
+            ),
         )
 
 
@@ -271,15 +307,25 @@ def _graph(instructions: Sequence[Instruction]) -> tuple[dict[int, int], dict[in
     return blocks, successors
 
 
-def _natural_loops(successors: dict[int, list[int]]) -> dict[int, set[int]]:
-    """The blocks of every natural loop, by its header: all that reach a back edge without passing it."""
-    order = _reverse_postorder(successors)
-    position = {block: index for index, block in enumerate(order)}
+def _predecessors(successors: dict[int, list[int]], order: Iterable[int]) -> dict[int, list[int]]:
     predecessors: dict[int, list[int]] = {block: [] for block in order}
-    for block in order:
+    for block in predecessors:
         for successor in successors[block]:
             predecessors[successor].append(block)
-    dominator = _immediate_dominators(order, position, predecessors)
+    return predecessors
+
+
+def _dominator_tree(successors: dict[int, list[int]]) -> dict[int, int]:
+    """The immediate dominator of every block that can be reached."""
+    order = _reverse_postorder(successors)
+    position = {block: index for index, block in enumerate(order)}
+    return _immediate_dominators(order, position, _predecessors(successors, order))
+
+
+def _natural_loops(successors: dict[int, list[int]], dominator: dict[int, int]) -> dict[int, set[int]]:
+    """The blocks of every natural loop, by its header: all that reach a back edge without passing it."""
+    order = list(dominator)
+    predecessors = _predecessors(successors, order)
     bodies: dict[int, set[int]] = {}
     for block in order:
         for header in successors[block]:

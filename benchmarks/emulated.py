@@ -35,6 +35,8 @@ class Counted(NamedTuple):
 
     kernel: str
     grid: tuple[int, int, int]
+    warps: int  # of a block
+    shared_bytes: int  # of a block, that the launch asks for
     counters: Mapping[str, int]
 
     @property
@@ -93,7 +95,10 @@ def counted(operator: str, p: Problem, dtype: str, sample: int = SAMPLE) -> list
         getattr(device(), operator)(p, tensors, result, allow_tf32=dtype == "tf32")
     finally:
         module.settings().sample_blocks = 0
-    return [Counted(x["kernel"], x["grid"], x["counters"]) for x in module.launches()]
+    return [
+        Counted(x["kernel"], x["grid"], math.prod(x["block"]) // 32, x["shared_bytes"], x["counters"])
+        for x in module.launches()
+    ]
 
 
 def launches(operator: str, p: Problem, dtype: str) -> list[Launch]:
@@ -128,7 +133,8 @@ def launches(operator: str, p: Problem, dtype: str) -> list[Launch]:
             memory = stored + folded + prepared + sum(sizes[operand] for operand in left if operand != "w")
             folded, partial = 0, stored
         l2 = max(memory, 32 * c.counters["global_load_sectors"] + stored)
-        result.append(Launch(c.kernel, c.blocks, c.mma, c.wavefronts, l2, memory))
+        copies, barriers = c.counters["copies"], c.counters["block_barriers"]
+        result.append(Launch(c.kernel, c.blocks, c.mma, c.wavefronts, l2, memory, 0.0, copies, barriers))
     return result
 
 

@@ -53,9 +53,11 @@ class Launch:
         blocks: of the grid.
         mma: tensor-core instructions of a warp.
         wavefronts: 128-byte passes through shared memory.
-        instructions: issued for every tensor-core one, itself included, in the loops around them; 0: unknown.
         l2_bytes: read and written, as often as that happens.
         memory_bytes: read and written, everything once.
+        instructions: issued for every tensor-core one, itself included, in the main loop; 0: unknown.
+        copies: cp.async instructions of a warp.
+        barriers: that its warps come to.
     """
 
     kernel: str
@@ -65,6 +67,8 @@ class Launch:
     l2_bytes: int
     memory_bytes: int
     instructions: float = 0.0
+    copies: int = 0
+    barriers: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

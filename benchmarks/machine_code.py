@@ -15,13 +15,13 @@ import argparse
 import re
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
 import disassembly
 import tables
-from disassembly import Kernel
+from disassembly import COPY, Kernel
 from occupancy import WARP, resident_blocks, shared_budgets
 from products import COMMON_FILTERS, COMMON_POINTS, cases, step_of
 
@@ -31,9 +31,22 @@ LIBRARY = ROOT / "symconv_ext" / "_C.abi3.so"
 KERNELS = 120  # that all instantiations together stay under
 
 DTYPES = {"Float16": "float16", "BFloat16": "bfloat16", "TensorFloat32": "tf32"}
+TYPES = {name: of_code for of_code, name in DTYPES.items()}
 STEPS = "A step of the main loop"
 STEP_HEADER = ("operator", "filters", "kernel", "dtype", "HMMA", "of dense", "LDSM", "LDS", "others", "for")
-COUNTED = ("HMMA", "LDSM", "LDS", "STS", "LDGSTS")
+LAUNCHES = "What a launch asks for"
+LAUNCH_HEADER = (
+    "operator",
+    "filters",
+    "kernel",
+    "dtype",
+    "channels",
+    "its code",
+    "warps",
+    "shared memory",
+    "LDGSTS",
+)
+COUNTED = ("HMMA", "LDSM", "LDS", "STS", "LDGSTS", "BAR")
 KERNEL_HEADER = (
     "kernel",
     "registers",
@@ -41,6 +54,9 @@ KERNEL_HEADER = (
     "static",
     "SM runs",
     "at most",
+    "a stage",
+    "a copy",
+    "a line",
     "instructions",
     *COUNTED,
 )
@@ -97,10 +113,35 @@ def kernel_row(kernel: Kernel) -> tuple[object, ...]:
 
     fixed = (f"`{kernel.name}`", kernel.registers, kernel.spills, kernel.static_shared)
     if main is None:
-        return (*fixed, occupancy(0), "", kernel.counts.total(), *[""] * len(COUNTED))
+        return (*fixed, occupancy(0), "", "", "", "", kernel.counts.total(), *[""] * len(COUNTED))
     pairs = [(main.counts.total(), kernel.counts.total())]
     pairs += [(main.counts[opcode], kernel.counts[opcode]) for opcode in COUNTED]
-    return (*fixed, occupancy(good), occupancy(most), *(f"{inside} / {in_all}" for inside, in_all in pairs))
+    line = sum((loop.counts - loop.passed).total() for loop in kernel.copies)
+    bringing = (main.own.total(), _decimal(copy_of(kernel)), line)
+    counted = (f"{inside} / {in_all}" for inside, in_all in pairs)
+    return (*fixed, occupancy(good), occupancy(most), *bringing, *counted)
+
+
+def copy_of(kernel: Kernel) -> Fraction:
+    """Instructions for each cp.async of the main loop, in the loop that takes the most for one."""
+    each = (Fraction(loop.passed.total(), loop.passed[COPY]) for loop in kernel.copies)
+    return max(each, default=Fraction(0))
+
+
+def launch_rows() -> Iterator[tuple[object, ...]]:
+    """What the main loops of 3x3 kernels are launched with, as the emulated GPU of tests/emulator counts."""
+    import main_loops  # needs torch and a C++ compiler
+
+    dense = COMMON_FILTERS * COMMON_POINTS * 9 // (16 * 8)
+    for operator, channels in main_loops.MAIN_LOOPS:
+        for symmetry in ("h", "hv"):
+            for dtype, name in (("bf16", "half types"), ("tf32", "tf32")):
+                loop = main_loops.main_loop(operator, symmetry, dtype, channels)
+                tensor_core = dense // (1 << len(symmetry))
+                kernel = f"`{main_loops.short(loop.kernel, 'T')}`"
+                memory = f"{loop.shared_bytes / 1024:.1f} KiB"
+                copies = f"{loop.copies * tensor_core:.1f}"
+                yield (operator, symmetry, "3x3", name, channels, kernel, loop.warps, memory, copies)
 
 
 def page(all_kernels: Sequence[Kernel]) -> str:
@@ -120,12 +161,13 @@ Nothing here was measured on a GPU.
 
 ## {STEPS}
 
-Instructions of a warp in the loops that feed the tensor cores, on the same work for all:
+Instructions of a warp in the loops over steps, down to those that feed the tensor cores, on the same work for
+all:
 {COMMON_FILTERS} filters (their mirror images counted) by {COMMON_POINTS} points of the result (in wgrad:
 by {COMMON_POINTS} channels of the source), by one step of the sum, which is 16 channels (in wgrad: points)
 of a half type and 8 of tf32. Each of those loops is in the machine code once or, unrolled, several times
 over, and is counted as often as a step goes through it, with three taps along each axis. What brings a tile
-to shared memory, and what stands between those loops, is not in it.
+to shared memory is not in it.
 
 - HMMA: `mma.sync`. "of dense": their share of what as many plain filters take.
 - LDSM: `ldmatrix`. LDS: other loads from shared memory, of up to 16 bytes a lane.
@@ -137,6 +179,15 @@ to shared memory, and what stands between those loops, is not in it.
 - for: the compute capabilities.
 """)
     text += f"\n{tables.markdown(STEP_HEADER, step_rows(kernels), left=4)}\n"
+    text += _wrapped(f"""## {LAUNCHES}
+
+Of the emulated GPU of `tests/emulator` with the multiprocessors of an A100, on the layers of the bars of
+[performance-model.md](performance-model.md): maps of 16x16 that fill it, of so many channels of the source.
+
+- shared memory: of a block, that its launch asks for.
+- LDGSTS: `cp.async` of a warp, 16 bytes a lane, in the same step as above.
+""")
+    text += f"\n{tables.markdown(LAUNCH_HEADER, list(launch_rows()), left=4)}\n"
     text += _wrapped(f"""## Kernel by kernel
 
 - spills: loads and stores of local memory, anywhere in the code.
@@ -145,6 +196,10 @@ to shared memory, and what stands between those loops, is not in it.
 - SM runs: blocks x warps that a multiprocessor has room for at a time, as registers, threads and shared
   memory ({good} KiB a block where a launch asks for any) allow by `cuda_occupancy.h`.
   at most: the same with {most} KiB.
+- a stage: instructions of the loop over stages itself, without the loops in it; every branch counts.
+- a copy: instructions for each `cp.async` in the loops that bring tiles to shared memory, of the loop that
+  takes the most: what every pass goes through, and what stands on every way to a `cp.async`.
+- a line: the others of those loops; in wgrad, what the beginning of a line of points takes.
 - instructions, and the columns after it: in the main loop / in all; each instruction of the code once,
   however often it runs. The main loop goes through the stages of the sum. STS: stores to shared memory;
   LDGSTS: `cp.async`.
@@ -200,8 +255,8 @@ def facts_of(text: str, architectures: Sequence[str]) -> dict[str, dict[str, str
     facts = {}
     for title, rows in read_page(text).items():
         for cells in rows:
-            named = cells.pop("for").split(", ") if title == STEPS else [title]
-            keys = STEP_HEADER[:4] if title == STEPS else KERNEL_HEADER[:1]
+            named = {STEPS: cells.pop("for", "").split(", "), LAUNCHES: architectures[:1]}.get(title, [title])
+            keys = {STEPS: STEP_HEADER[:4], LAUNCHES: LAUNCH_HEADER[:5]}.get(title, KERNEL_HEADER[:1])
             subject = " ".join(cells.pop(key) for key in keys)
             facts.update({f"{name} {subject}": cells for name in named if name in architectures})
     return facts

@@ -11,18 +11,20 @@ import argparse
 import dataclasses
 import difflib
 import functools
+import multiprocessing
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import machine_code
 import tables
-from emulated import Counted, counted, has_tensor_core_kernel, launches
+from emulated import counted, device, has_tensor_core_kernel, launches
 from gpu_model import A100, CUDNN, H100, QUARTERS, Gpu, Launch, Times, dense_seconds, pass_times
-from problems import Problem, problem
+from main_loops import MAIN_LOOPS, as_problem, main_loop, short
 from products import STRIPS
 from progress import progress
 from shapes import LAYERS, Layer
@@ -35,6 +37,7 @@ ITEM = {"bf16": 2, "tf32": 4}
 CODE_NAMES = {"bf16": "bfloat16", "f16": "float16", "tf32": "tf32"}  # in docs/cuda-kernels.md
 OPERATORS = ("fprop", "dgrad", "wgrad")
 BATCH = 64
+WGRAD_STEP = 36  # tensor-core instructions of a point of each line, for 3x3 taps
 # The 3x3 layers of the bars on predicted speed: channels and map.
 SQUARES = ((128, 28), (256, 14), (512, 7))
 MET, MISSED = "met", "MISSED"
@@ -44,13 +47,18 @@ MET, MISSED = "met", "MISSED"
 
 
 @functools.cache
+def code_tables() -> dict[str, list[dict[str, str]]]:
+    """The tables of docs/cuda-kernels.md."""
+    return machine_code.read_page(machine_code.PAGE.read_text(encoding="utf-8"))
+
+
 def code_steps() -> list[dict[str, str]]:
-    """The table of docs/cuda-kernels.md with the instructions of a step of the main loop."""
-    return machine_code.read_page(machine_code.PAGE.read_text(encoding="utf-8"))[machine_code.STEPS]
+    """The one with the instructions of a step of the main loop."""
+    return code_tables()[machine_code.STEPS]
 
 
 def issued(operator: str, symmetry: str, taps: str, dtype: str, architecture: str, kernel: str) -> float:
-    """Instructions that the loops of a kernel's main loop issue for every HMMA, itself included."""
+    """Instructions that the loops over steps issue for every HMMA, itself included."""
     if "strips" in kernel:
         taps += f", {STRIPS[7 if kernel.endswith(', 7>') else 8]}"
     if operator == "wgrad" and "false>" in kernel:
@@ -63,34 +71,70 @@ def issued(operator: str, symmetry: str, taps: str, dtype: str, architecture: st
     raise LookupError(f"docs/cuda-kernels.md says nothing of {operator}, {symmetry}, {taps}, {dtype}")
 
 
-def as_problem(layer: Layer, symmetry: str) -> Problem:
-    """A layer of the benchmarks with channels_last tensors, as the emulator takes it."""
-    return problem(
-        layer.name,
-        layer.out_channels,
-        layer.in_channels,
-        layer.size,
-        layer.kernel,
-        layer.plan(symmetry).counts,
-        layer.stride,
-        layer.padding,
-        batch=layer.batch,
-        layout="channels_last",
-        weight_layout="channels_last",
+def bringing(
+    dtype: str, architecture: str, kernel: str, copies: float, barriers: float, lines: float
+) -> float:
+    """Instructions that bring tiles to shared memory: by copies, stages with so many barriers, and lines."""
+    name = f"`{short(kernel, machine_code.TYPES[CODE_NAMES[dtype]])}`"
+    row = next(row for row in code_tables()[architecture] if row["kernel"] == name)
+    stages = barriers / int(row["BAR"].partition(" / ")[0])
+    return (
+        copies * float(row["a copy"])
+        + stages * int(row["a stage"])
+        + (lines * int(row["a line"]) if name.startswith("`wgrad") else 0)
     )
 
 
-@functools.cache
+def lines(width: int) -> float:
+    """Beginnings of a line of so many points for every tensor-core instruction of wgrad, of 3x3 taps."""
+    return 1 / (WGRAD_STEP * width)
+
+
+class Pass(NamedTuple):
+    """What is counted as a whole."""
+
+    layer: Layer
+    symmetry: str
+    operator: str
+    dtype: str
+
+
+COUNTS: dict[Pass, tuple[Launch, ...]] = {}
+
+
 def counts_of(layer: Layer, symmetry: str, operator: str, dtype: str) -> tuple[Launch, ...]:
-    """The launches of a pass.
+    """The launches of a pass, which are counted once.
 
     Raises:
         LookupError: no tensor-core kernel takes it.
     """
-    p = as_problem(layer, symmetry)
-    if not has_tensor_core_kernel(operator, p, dtype):
-        raise LookupError(f"no tensor-core kernel takes {operator} of {layer.name}, {symmetry}, {dtype}")
-    return tuple(launches(operator, p, dtype))
+    key = Pass(layer, symmetry, operator, dtype)
+    if key not in COUNTS:
+        COUNTS[key] = _count(key)
+    return COUNTS[key]
+
+
+def _count(of: Pass) -> tuple[Launch, ...]:
+    p = as_problem(of.layer, of.symmetry)
+    if not has_tensor_core_kernel(of.operator, p, of.dtype):
+        raise LookupError(
+            f"no tensor-core kernel takes {of.operator} of {of.layer.name}, {of.symmetry}, {of.dtype}"
+        )
+    return tuple(launches(of.operator, p, of.dtype))
+
+
+def count_all() -> None:
+    """Counts every pass of the page, on all cores."""
+    of_layers = [(layer, "hv", dtype) for layer in layers() for dtype in DTYPES]
+    of_squares = [(layer, *shown) for layer in squares() for shown in SHOWN]
+    passes = dict.fromkeys(
+        Pass(layer, symmetry, operator, dtype)
+        for layer, symmetry, dtype in of_squares + of_layers
+        for operator in OPERATORS
+    )
+    device()  # compiles the emulator, where need be, once
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        COUNTS.update(zip(passes, pool.map(_count, passes), strict=True))
 
 
 class Prediction(NamedTuple):
@@ -116,7 +160,15 @@ def predict(gpu: Gpu, layer: Layer, symmetry: str, operator: str, dtype: str) ->
         of = tuple(
             dataclasses.replace(
                 launch,
-                instructions=issued(operator, symmetry, "3x3", dtype, gpu.architecture, launch.kernel),
+                instructions=issued(operator, symmetry, "3x3", dtype, gpu.architecture, launch.kernel)
+                + bringing(
+                    dtype,
+                    gpu.architecture,
+                    launch.kernel,
+                    launch.copies / launch.mma,
+                    launch.barriers / launch.mma,
+                    lines(layer.size[-1] // layer.stride),
+                ),
             )
             if launch.mma
             else launch
@@ -130,53 +182,6 @@ def step_ratio(gpu: Gpu, layer: Layer, symmetry: str, dtype: str) -> float:
     """Of the three passes together."""
     each = [predict(gpu, layer, symmetry, operator, dtype) for operator in OPERATORS]
     return sum(p.dense for p in each) / sum(p.times.total for p in each)
-
-
-class MainLoop(NamedTuple):
-    """What a larger sum adds to a pass, for every tensor-core instruction: the start and the end drop out."""
-
-    load_wavefronts: float
-    copy_wavefronts: float
-    conflicts: float
-    copies: float
-
-    @property
-    def wavefronts(self) -> float:
-        return self.load_wavefronts + self.copy_wavefronts
-
-
-def sums(operator: str, symmetry: str, channels: int) -> tuple[Problem, Problem]:
-    """Two problems that fill the GPU, the second with a sum twice as long."""
-    small = Layer("counts", A100.multiprocessors, channels, 256, (16, 16))
-    if operator == "fprop":
-        large = dataclasses.replace(small, in_channels=2 * channels)
-    elif operator == "dgrad":
-        large = dataclasses.replace(small, out_channels=512)
-    else:  # as many tiles of points for each split
-        small, large = (dataclasses.replace(small, batch=batch) for batch in (132, 264))
-    return as_problem(small, symmetry), as_problem(large, symmetry)
-
-
-@functools.cache
-def main_loop(operator: str, symmetry: str, dtype: str, channels: int) -> MainLoop:
-    """The difference of two runs whose sums differ in length."""
-
-    def total(p: Problem, value: Callable[[Counted], int]) -> int:
-        return sum(value(launch) for launch in counted(operator, p, dtype) if launch.mma)
-
-    few, many = sums(operator, symmetry, channels)
-
-    def grows(value: Callable[[Counted], int]) -> int:
-        return total(many, value) - total(few, value)
-
-    mma = grows(lambda c: c.mma)
-    copies = grows(lambda c: c.counters["copy_wavefronts"])
-    return MainLoop(
-        (grows(lambda c: c.wavefronts) - copies) / mma,
-        copies / mma,
-        grows(lambda c: c.counters["bank_conflicts"]) / mma,
-        grows(lambda c: c.counters["copies"]) / mma,
-    )
 
 
 # The bars
@@ -209,13 +214,13 @@ WAVEFRONTS = "shared-memory wavefronts over tensor-core cycles"
 LOADS = "(of these, loads for the tensor cores)"
 CONFLICTS = "bank conflicts over tensor-core cycles"
 OTHERS = "other instructions over tensor-core cycles"
+STEPPING = "(of these, in the loops over steps)"
+BRINGING = "(of these, what brings tiles to shared memory)"
 FPROP = f"predicted against cuDNN at {CUDNN:.0%} of peak, fprop"
 STEP = f"predicted against cuDNN at {CUDNN:.0%} of peak, training step"
 
 # Symmetries and dtypes of the bars; only the first is held to them.
 SHOWN = (("hv", "bf16"), ("hv", "tf32"), ("h", "bf16"))
-# Operators and input channels whose main loops are counted, and the bars on their wavefronts.
-MAIN_LOOPS = {("fprop", 64): 0.85, ("dgrad", 128): 0.85, ("dgrad", 64): 0.85, ("wgrad", 64): 1.0}
 CYCLES = A100.mma_cycles / QUARTERS  # of a multiprocessor, for a tensor-core instruction
 
 
@@ -254,13 +259,13 @@ def of_main_loop(symmetry: str, dtype: str, held: bool) -> Iterator[Bar]:
 def code_of_main_loop(symmetry: str, dtype: str, held: bool) -> Iterator[Bar]:
     """The instructions of the same loops; which kernels they are of is the same for both half types."""
     for operator, channels in MAIN_LOOPS:
-        few, _ = sums(operator, symmetry, channels)
-        kernel = next(
-            x.kernel for x in counted(operator, few, "tf32" if dtype == "tf32" else "bf16") if x.mma
-        )
-        of_code = issued(operator, symmetry, "3x3", dtype, A100.architecture, kernel) - 1
+        of = main_loop(operator, symmetry, "tf32" if dtype == "tf32" else "bf16", channels)
+        steps = issued(operator, symmetry, "3x3", dtype, A100.architecture, of.kernel) - 1
+        tiles = bringing(dtype, A100.architecture, of.kernel, of.copies, of.barriers, lines(16))
         case = f"{operator}, {symmetry}, {dtype}, {channels} channels"
-        yield at_most(OTHERS, case, 0.7 if held else None, of_code / A100.mma_cycles)
+        yield at_most(OTHERS, case, 0.7 if held else None, (steps + tiles) / A100.mma_cycles)
+        yield at_most(STEPPING, case, None, steps / A100.mma_cycles)
+        yield at_most(BRINGING, case, None, tiles / A100.mma_cycles)
 
 
 def squares() -> list[Layer]:
@@ -298,9 +303,12 @@ def others() -> Iterator[Bar]:
 
 # Why a bar is missed, by its name and the beginning of its case.
 WHY: dict[tuple[str, str], str] = {
-    (OTHERS, "wgrad, hv, f16"): """A float16 patch is folded with the halves on it, so that no sum
-overflows: every word is multiplied by a power of two first, which bf16, with the range of float32,
-does not need. wgrad folds for every 16 points, and feels it most.""",
+    (OTHERS, "wgrad, hv"): """A warp keeps the sums of nine coefficients and the columns of taps before, in
+almost all of its registers. For every 36 tensor-core instructions it moves those columns on, which is 24
+others, and computes the addresses of its five copies again, which the other kernels keep, or share among
+more products. Adding two columns at a time would move them half as often, but with two folded axes it
+needs more registers than there are on compute capability 9.0. float16 multiplies one word of each pair by
+the halves of the fold besides.""",
 }
 
 
@@ -382,8 +390,8 @@ these, which are taken to overlap perfectly:
 - tensor: tensor-core instructions of the busiest multiprocessor, on its four tensor cores;
 - shared: its passes of 128 bytes through shared memory (wavefronts), bank conflicts and the copies
   that fill it included;
-- issue: the instructions of the loops that feed the tensor cores, one a cycle and quarter (3x3
-  layers, but for dgrad at a stride; what computes the addresses of the copies is not in it);
+- issue: the instructions of the main loop, as counted below, one a cycle and quarter (3x3 layers, but
+  for dgrad at a stride);
 - L2: all bytes that are read and written, at the L2 cache's rate;
 - memory: the tensors and the scratch of the launch, read and written once, at the device memory's rate;
   what an earlier launch may have left in the L2 cache is read again.
@@ -406,9 +414,14 @@ arXiv:2402.13499); the rate of its L2 cache is not published, and the A100's is 
     yield """All filters hv, bf16, an A100, 3x3 kernels with padding 1. Wavefronts and conflicts are what a
 sum twice as long adds, so that a block's start and end drop out, on maps of 16x16 that fill the
 GPU, with 64 input channels; of dgrad also with 128, of which a thread block can take two tiles
-beside each other, so that the copies weigh less. "Other instructions" are those of
-cuda-kernels.md: of the loops that feed the tensor cores, without what brings a tile to shared memory.
-Speedups are for a batch of 64."""
+beside each other, so that the copies weigh less. Speedups are for a batch of 64.
+
+"Other instructions" are all that a warp issues in the main loop but HMMA, out of cuda-kernels.md. In the
+loops over steps, down to those that feed the tensor cores, they are those of its table of steps. What
+brings tiles to shared memory is the instructions of a copy ("a copy" there: addresses, bounds and the
+loop itself included) times the copies that the emulator counts, a warp's 16 bytes a lane; the
+instructions of the loop over stages ("a stage") times the stages that it counts; and in wgrad, what the
+beginning of a line takes ("a line") times the lines."""
     yield tables.markdown(BAR_HEADER, rows, left=2)
     missed = [bar for bar in rows if bar.verdict == MISSED]
     if missed:
@@ -464,6 +477,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     action.add_argument("--write", action="store_true", help="write docs/performance-model.md")
     action.add_argument("--check", action="store_true", help="compare with docs/performance-model.md")
     arguments = parser.parse_args(argv)
+    count_all()
     text = page()
     if arguments.write:
         PAGE.write_text(text, encoding="utf-8")

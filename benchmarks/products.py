@@ -1,4 +1,4 @@
-"""What the loops that feed the tensor cores execute in a step of the main loop, out of the machine code.
+"""What the loops over steps of the main loop execute in a step, out of the machine code.
 
 A case is an operator on filters of one symmetry. Its kernels go through the taps in loops; how often, and
 what a pass multiplies, stands here, and what instructions a pass takes is read from the code.
@@ -64,6 +64,11 @@ class Case:
     @property
     def orbit(self) -> int:
         return 1 if self.symmetry == "plain" else 1 << len(self.symmetry)
+
+    @property
+    def parts(self) -> int:
+        """Passes that a step makes through the loop over steps: in dgrad one for every parity."""
+        return self.orbit if self.operator == "dgrad" else 1
 
 
 # Filters, their mirror images counted, times points (in wgrad: channels) of the tile that all cases get.
@@ -150,6 +155,9 @@ def step_of(case: Case, dtype: str, kernels: dict[str, Kernel]) -> Step:
                 continue
             for opcode, count in per_pass(product, tile, loop).items():
                 total[opcode] = total.get(opcode, Fraction(0)) + count * product.passes * tiles
+        for loop in kernel.steps:
+            for opcode, count in loop.around.items():
+                total[opcode] = total.get(opcode, Fraction(0)) + count * case.parts * tiles
     tensor_core, matrices, loads = (total.pop(o, Fraction(0)) for o in (TENSOR_CORE, "LDSM", "LDS"))
     return Step(tensor_core, matrices, loads, sum(total.values(), Fraction(0)))
 

@@ -115,8 +115,8 @@ MUTANTS = [
             (
                 f"fold-{operator}",
                 "cuda/strip_iterator.cuh",
-                "return {pair[0], pair[1]};",
-                "return {pair[1], pair[0]};",
+                "return {even, odd};",
+                "return {odd, even};",
             ),
         )
     ),
@@ -124,8 +124,8 @@ MUTANTS = [
         "wgrad-fold-sign",
         "wgrad",
         "cuda/wgrad_kernel.cuh",
-        "  first = pair[0];\n    second = pair[1];",
-        "  first = pair[1];\n    second = pair[0];",
+        "fold<1>(first, last);",
+        "fold<1>(last, first);",
         WGRAD,
     ),
     Mutant(

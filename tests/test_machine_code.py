@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,41 @@ def test_a_call_under_a_predicate_leaves_a_loop_and_others_return() -> None:
 
 def test_code_without_loops_and_with_blocks_that_nothing_reaches() -> None:
     assert list(find_loops(code("@!P0 BRA 2", "FADD R0 R0 R0", "EXIT", "BRA 3"))) == []
+
+
+def test_what_every_pass_goes_through_and_every_way_to_a_copy() -> None:
+    (loop,) = find_loops(
+        code(
+            "ISETP P0 R0",
+            "@P0 BRA 3",
+            "IMAD R1 R1",  # sometimes
+            "@P1 BRA 5",
+            "LDGSTS.E [R1] [R2]",  # sometimes, but a copy
+            "@P2 BRA 0",
+            "EXIT",
+        )
+    )
+    assert loop.passed == Counter(ISETP=1, BRA=3, LDGSTS=1)
+
+
+def test_the_loops_of_a_main_loop_by_what_they_are_for() -> None:
+    def loop(depth: int, is_product: bool = False, **counts: int) -> Loop:
+        return Loop(depth, Counter(counts), Counter(counts), is_product, Counter(counts))
+
+    before, after = loop(0, LDGSTS=1), loop(0, STG=1)
+    stages, copies, steps, product = (
+        loop(0, HMMA=8, LDGSTS=2, IMAD=9),
+        loop(1, LDGSTS=2, IMAD=5),
+        loop(1, HMMA=8, IMAD=3),
+        loop(2, is_product=True, HMMA=8),
+    )
+    loops = (before, stages, copies, steps, product, after)
+    kernel = Kernel("k", "8.0", "13.0", 32, 128, 0, 0, Counter(), loops)
+    assert kernel.main_loop is stages
+    assert kernel.within_main_loop == [copies, steps, product]
+    assert (kernel.copies, kernel.steps, kernel.products) == ([copies], [steps], [product])
+    assert machine_code.copy_of(kernel) == Fraction(7, 2)
+    assert Kernel("k", "8.0", "13.0", 32, 128, 0, 0, Counter(), (before,)).copies == []
 
 
 # Occupancy: against NVIDIA's calculator

@@ -106,6 +106,18 @@ class TestArithmetic:
         with pytest.raises(LookupError, match="says nothing"):
             model.issued("fprop", "hv", "9x9", "bf16", "8.0", "")
 
+    def test_tiles_are_brought_by_copies_stages_and_lines(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        row = {"a copy": "5.5", "a stage": "80", "a line": "100", "BAR": "2 / 3"}
+        rows = [{**row, "kernel": f"`{name}_kernel<Float16, 2>`"} for name in ("wgrad", "other")]
+        monkeypatch.setattr(model, "code_tables", lambda: {"8.0": rows})
+
+        def of(name: str) -> float:
+            kernel = f"{name}_kernel<symconv::cuda::BFloat16, 2>"
+            return model.bringing("f16", "8.0", kernel, copies=2, barriers=0.5, lines=0.25)
+
+        assert of("other") == 2 * 5.5 + 0.25 * 80
+        assert of("wgrad") == of("other") + 0.25 * 100
+
 
 @emulator
 class TestCounts:
@@ -146,13 +158,13 @@ class TestPage:
     @pytest.mark.parametrize("operator", model.OPERATORS)
     def test_counts_of_the_main_loop_are_those_of_now(self, operator: str) -> None:
         rows = [b for b in model.of_main_loop(*model.SHOWN[0], held=True) if b.case.startswith(operator)]
-        assert len(rows) == 4 * sum(counted == operator for counted, _ in model.MAIN_LOOPS)
+        assert len(rows) == 6 * sum(counted == operator for counted, _ in model.MAIN_LOOPS)
         for bar in rows:
             assert list(bar) in ROWS, "run make performance-model"
 
     def test_instructions_of_float16_are_those_of_now(self) -> None:
         rows = list(model.code_of_main_loop("hv", "f16", held=True))
-        assert len(rows) == len(model.MAIN_LOOPS)
+        assert len(rows) == 3 * len(model.MAIN_LOOPS)
         for bar in rows:
             assert list(bar) in ROWS, "run make performance-model"
 

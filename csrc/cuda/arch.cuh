@@ -20,12 +20,12 @@
 //                                 2 t + j); 16-bit: a[i + 2 k] holds (g + 8 i, 2 t + 8 k) and its right
 //                                 neighbour, b[k] holds (2 t + 8 k, g) and the one below; tf32: a[i + 2 k] is
 //                                 (g + 8 i, t + 4 k), b[k] is (t + 4 k, g)
-//   fma2, mul2                    on two 16-bit numbers in a word, rounded once
+//   fma2, fms2, mul2              a b + c, a b - c, a b on two 16-bit numbers in a word, rounded once
 //   load_shared, store_shared     4, 8 or 16 bytes at a shared address; load_global, store_global the same at
 //   a pointer. The loads
 //                                 give zeros and the stores do nothing where !active.
-//   keep_here(v)                  v; what is computed from it is computed here, not before a loop around it.
-//                                 For loops that have no registers left.
+//   keep_here(v)                  v; what is computed from it is computed here, not before a loop around it,
+//                                 and from nothing else. For loops that have no registers left.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -87,17 +87,24 @@ __device__ __forceinline__ int keep_here(int value) {
   asm volatile("" : "+r"(value));
   return value;
 }
+template <typename T>
+__device__ __forceinline__ const T* keep_here(const T* pointer) {
+  asm volatile("" : "+l"(pointer));
+  return pointer;
+}
 
 template <int Bytes>
-__device__ __forceinline__ void copy_async(SharedAddress destination, const void* source, bool valid) {
-  const int read = valid ? Bytes : 0;
+__device__ __forceinline__ void copy_async(SharedAddress destination, const void* source, uint32_t valid) {
   if constexpr (Bytes == 16) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(destination), "l"(source), "r"(read)
-                 : "memory");
+    asm volatile(
+        "{ .reg .pred ignored; setp.eq.u32 ignored, %2, 0;"
+        "  cp.async.cg.shared.global [%0], [%1], 16, ignored; }" ::"r"(destination),
+        "l"(source), "r"(valid)
+        : "memory");
   } else {
     static_assert(Bytes == 4 || Bytes == 8, "cp.async copies 4, 8 or 16 bytes");
     asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(destination), "l"(source), "n"(Bytes),
-                 "r"(read)
+                 "r"(valid ? Bytes : 0)
                  : "memory");
   }
 }
@@ -217,6 +224,21 @@ __device__ __forceinline__ uint32_t pack2<BFloat16>(float low, float high) {
 }
 
 template <typename T>
+__device__ __forceinline__ uint32_t negative2(uint32_t word);
+template <>
+__device__ __forceinline__ uint32_t negative2<Float16>(uint32_t word) {
+  uint32_t negative;
+  asm("neg.f16x2 %0, %1;" : "=r"(negative) : "r"(word));
+  return negative;
+}
+template <>
+__device__ __forceinline__ uint32_t negative2<BFloat16>(uint32_t word) {
+  uint32_t negative;
+  asm("neg.bf16x2 %0, %1;" : "=r"(negative) : "r"(word));
+  return negative;
+}
+
+template <typename T>
 __device__ __forceinline__ uint32_t fma2(uint32_t a, uint32_t b, uint32_t c);
 template <>
 __device__ __forceinline__ uint32_t fma2<Float16>(uint32_t a, uint32_t b, uint32_t c) {
@@ -229,6 +251,10 @@ __device__ __forceinline__ uint32_t fma2<BFloat16>(uint32_t a, uint32_t b, uint3
   uint32_t d;
   asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
   return d;
+}
+template <typename T>
+__device__ __forceinline__ uint32_t fms2(uint32_t a, uint32_t b, uint32_t c) {
+  return fma2<T>(a, b, negative2<T>(c));  // one instruction
 }
 template <typename T>
 __device__ __forceinline__ uint32_t mul2(uint32_t a, uint32_t b) {

@@ -71,22 +71,29 @@ struct StripColumn {
   Value rows[kRows][2];
 
   // What this lane gives to ldmatrix: the bytes of the patch where the first row of a tap's column begins,
-  // for the strip lane % 8, which lies at `column`. Pairs of rows are loaded together.
+  // for the strip lane % 8, which lies at `column`, or the second row.
   static __device__ __forceinline__ SharedAddress address(int lane, int column, int row_bytes,
                                                           int row_pitch) {
-    return static_cast<SharedAddress>(column * row_bytes + lane / 8 % 2 * row_pitch + lane / 16 * 16);
+    return static_cast<SharedAddress>(column * row_bytes + lane / 16 * 16) + second(lane, row_pitch);
+  }
+  // From the first to this lane's row, of two rows below each other.
+  static __device__ __forceinline__ SharedAddress second(int lane, int row_pitch) {
+    return static_cast<SharedAddress>(lane / 8 % 2 * row_pitch);
   }
 
   // use(row, half, word) for every word of the column.
   template <typename Use>
   static __device__ __forceinline__ void load(SharedAddress column, int row_pitch, Use&& use) {
-#pragma unroll
-    for (int row = 0; row < kRows; row += 2) {
+    const SharedAddress to_second = second(lane_id(), row_pitch);
+    unrolled<kRows / 2>([&](auto load) {
+      constexpr int kLoad = decltype(load)::value;
+      constexpr int kFirst = loaded_row(Run, kLoad, 0), kSecond = loaded_row(Run, kLoad, 1);
       uint32_t raw[4];
-      load_matrices<4>(raw, column + static_cast<uint32_t>(row * row_pitch));
+      load_matrices<4>(
+          raw, column + static_cast<uint32_t>(kFirst * row_pitch) + (kSecond - kFirst - 1) * to_second);
 #pragma unroll
-      for (int r = 0; r < 4; ++r) use(row + r % 2, r / 2, raw[r]);
-    }
+      for (int r = 0; r < 4; ++r) use(r % 2 ? kSecond : kFirst, r / 2, raw[r]);
+    });
   }
 
   // mma's A operand of points 2 m and 2 m + 1 of the eight strips; `value(point, half)` gives their Values.
@@ -105,9 +112,14 @@ struct StripColumn {
     Value even, odd;
   };
   __device__ __forceinline__ Pair fold(int point, int half) const {
-    Value pair[2] = {tap(point, half, 0).halved(), tap(point, half, 2).halved()};
-    hadamard<2>(pair);
-    return {pair[0], pair[1]};
+    Value even = tap(point, half, 0), odd = tap(point, half, 2);
+    // Every other point of a column shares the row that is multiplied by the halves with the one before.
+    if (point / 2 % 2 == 0) {
+      Element::template fold<1, true>(even, odd);
+    } else {
+      Element::template fold<1>(even, odd);
+    }
+    return {even, odd};
   }
 };
 

@@ -25,6 +25,7 @@ namespace symconv::cuda {
 
 constexpr int kStripPoints = 8, kStripTaps = 3;
 constexpr int kWarpStrips = 8;
+constexpr int kStripStages = 2;
 // Warps of a block that takes strips: these or half of them, so that each quarter of a multiprocessor has the
 // same work.
 constexpr int kMostStripWarps = 8;
@@ -35,6 +36,14 @@ SYMCONV_HD constexpr int strip_rows(int run) {
 }
 // Which of them the first tap of a point reads.
 SYMCONV_HD constexpr int strip_row(int run, int point) { return point < run ? point : run + kStripTaps - 1; }
+
+// ldmatrix loads two rows of a strip at a time. Those that the middle taps of two neighbouring points read
+// come together, so that they are an operand of mma as they are; then the others. The i-th row of a load:
+SYMCONV_HD constexpr int loaded_row(int run, int load, int i) {
+  return load < kStripPoints / 2    ? strip_row(run, 2 * load + i) + 1
+         : load == kStripPoints / 2 ? i * (run + 1)
+                                    : run + kStripTaps - 1 + 2 * i;
+}
 
 struct StripGeometry {
   int strips;                // of a tile

@@ -99,8 +99,8 @@ struct TiedResult {
           for (int r = 0; r < 4; ++r) {
             typename Element::Value values[kTaps];
 #pragma unroll
-            for (int j = 0; j < kTaps; ++j) values[j] = Element::template value<axis_count(D)>(raw[j][m][r]);
-            hadamard<kTaps>(values);
+            for (int j = 0; j < kTaps; ++j) values[j] = Element::template value<0>(raw[j][m][r]);
+            fold_all<Element>(values);
 #pragma unroll
             for (int j = 0; j < kTaps; ++j) raw[j][m][r] = values[j].operand();
           }
@@ -166,7 +166,7 @@ __global__ void __launch_bounds__(kTileThreads, 2) tied_result_kernel(const Tied
       const SharedAddress patch = stage0 + static_cast<uint32_t>(stage % q.stages * q.stage_bytes);
       fetch_patch<Storage>(q.tile, position_table, source,
                            stage * q.stage_steps * Kernel::Element::kStepChannels, q.source.channels,
-                           q.stage_steps * 2, patch, q.row_bytes);
+                           q.stage_steps, patch, q.row_bytes);
       fetch_words(weights + static_cast<int64_t>(stage) * stage_words, stage_words,
                   patch + static_cast<uint32_t>(q.patch_bytes));
     }

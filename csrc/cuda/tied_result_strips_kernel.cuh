@@ -89,13 +89,11 @@ struct TiedResultStrips {
       Column even, odd;
       Column::load(
           patch + static_cast<SharedAddress>(o) * step, row_pitch,
-          [&](int row, int half, uint32_t word) { even.rows[row][half] = Element::template value<1>(word); });
+          [&](int row, int half, uint32_t word) { even.rows[row][half] = Element::template value<0>(word); });
       Column::load(patch + static_cast<SharedAddress>(last - o) * step, row_pitch,
                    [&](int row, int half, uint32_t word) {
-                     Value pair[2] = {even.rows[row][half], Element::template value<1>(word)};
-                     hadamard<2>(pair);
-                     even.rows[row][half] = pair[0];
-                     odd.rows[row][half] = pair[1];
+                     odd.rows[row][half] = Element::template value<0>(word);
+                     Element::template fold<1>(even.rows[row][half], odd.rows[row][half]);
                    });
       const SharedAddress of_h = weights + (paired_h + 2 * o) * kWordsOfTap;
       multiply_middle<0>(accumulators, of_h, even);
@@ -138,10 +136,10 @@ __global__ void __launch_bounds__(kMostStripWarps* kWarpSize, 1)
 
   auto fetch = [&](int stage) {
     if (stage < stage_count) {
-      const SharedAddress patch = stage0 + static_cast<uint32_t>(stage % q.stages * q.stage_bytes);
+      const SharedAddress patch = stage0 + static_cast<uint32_t>(stage % kStripStages * q.stage_bytes);
       fetch_patch<Storage>(q.strips, position_table, source,
                            stage * q.stage_steps * Kernel::Element::kStepChannels, q.source.channels,
-                           q.stage_steps * 2, patch, q.row_bytes);
+                           q.stage_steps, patch, q.row_bytes);
       fetch_words(weights + static_cast<int64_t>(stage) * stage_words, stage_words,
                   patch + static_cast<uint32_t>(q.patch_bytes));
     }
@@ -153,17 +151,12 @@ __global__ void __launch_bounds__(kMostStripWarps* kWarpSize, 1)
       lane, place.column(q.strips, first_strip + lane % kWarpStrips), q.row_bytes, row_pitch);
 
   typename Kernel::Accumulators accumulators = {};
-  if (q.stages == 2) fetch(0);
+  fetch(0);
   for (int stage = 0; stage < stage_count; ++stage) {
-    if (q.stages == 2) {
-      fetch(stage + 1);
-      copy_wait<1>();
-    } else {
-      fetch(stage);
-      copy_wait<0>();
-    }
+    fetch(stage + 1);
+    copy_wait<1>();
     block_barrier();
-    const SharedAddress patch = stage0 + static_cast<uint32_t>(stage % q.stages * q.stage_bytes);
+    const SharedAddress patch = stage0 + static_cast<uint32_t>(stage % kStripStages * q.stage_bytes);
     const SharedAddress stage_weights =
         patch + static_cast<uint32_t>(q.patch_bytes + (filter_warp * kWarpSize + lane) * 16);
     for (int step = 0; step < q.stage_steps; ++step) {

@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(kTileThreads, 2) tied_source_kernel(const Tied
       const SourceParity& parity = q.parity[at.parity];
       const SharedAddress patch = stage0 + static_cast<uint32_t>(stage % q.stages * q.stage_bytes);
       fetch_patch<Storage>(q.tile, position_table, source + parity.channel, at.step * Element::kStepChannels,
-                           parity.channels, q.stage_steps * 2, patch, q.row_bytes);
+                           parity.channels, q.stage_steps, patch, q.row_bytes);
       const int step_words = parity.coefficients * kPairs * kWarpSize;
       const Word4* from = q.weights + parity.weights +
                           (group * q.tiles_per_group + channel_tile) * parity.tile_weights +

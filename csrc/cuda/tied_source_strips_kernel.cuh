@@ -134,10 +134,10 @@ __global__ void __launch_bounds__(kMostStripWarps* kWarpSize, 1)
   auto fetch = [&](int stage, const StageCursor& at) {
     if (stage < q.stage_count) {
       const SourceParity& parity = q.parity[at.parity];
-      const SharedAddress patch = stage0 + static_cast<uint32_t>(stage % q.stages * q.stage_bytes);
+      const SharedAddress patch = stage0 + static_cast<uint32_t>(stage % kStripStages * q.stage_bytes);
       fetch_patch<Storage>(q.strips, position_table, source + parity.channel,
-                           at.step * Kernel::Element::kStepChannels, parity.channels, q.stage_steps * 2,
-                           patch, q.row_bytes);
+                           at.step * Kernel::Element::kStepChannels, parity.channels, q.stage_steps, patch,
+                           q.row_bytes);
       const int step_words = parity.coefficients * Kernel::kCoefficientBytes / 16;
       for (int w = 0; w < q.channel_warps && first_channel_tile + w < q.tiles_per_group; ++w) {
         const Word4* from = q.weights + parity.weights +
@@ -158,21 +158,14 @@ __global__ void __launch_bounds__(kMostStripWarps* kWarpSize, 1)
 
   typename Kernel::Accumulators accumulators = {};
   StageCursor next, at;
-  if (q.stages == 2) {
-    fetch(0, next);
-    next.advance(q);
-  }
+  fetch(0, next);
+  next.advance(q);
   for (int stage = 0; stage < q.stage_count; ++stage) {
-    if (q.stages == 2) {
-      fetch(stage + 1, next);
-      copy_wait<1>();
-    } else {
-      fetch(stage, next);
-      copy_wait<0>();
-    }
+    fetch(stage + 1, next);
+    copy_wait<1>();
     next.advance(q);
     block_barrier();
-    const SharedAddress patch = stage0 + static_cast<uint32_t>(stage % q.stages * q.stage_bytes);
+    const SharedAddress patch = stage0 + static_cast<uint32_t>(stage % kStripStages * q.stage_bytes);
     const SharedAddress stage_weights =
         patch + static_cast<uint32_t>(q.patch_bytes + channel_warp * q.weight_bytes + lane * 16);
     const int step_bytes = q.parity[at.parity].coefficients * Kernel::kCoefficientBytes;

@@ -34,13 +34,24 @@ __device__ __forceinline__ void unrolled(Body&& body) {
 // - kHalvesOnPatch: whether the halves of the fold (common/fold.h) stand on the patch and not on the weights.
 //   They do in float16, where a plain sum of taps could overflow.
 // - Value: a word of the patch (two halves or one float32) while it is folded, with + and -.
-// - value<A>(word): the Value of a raw word in a fold over A axes; operand() of a Value is what mma takes.
-// - halved() of a Value: what a further axis of a fold does where the halves stand on the patch, else
-// nothing.
+// - value<A>(word): the Value of a raw word, times 2^-A where the halves stand on the patch; halved() of a
+// Value
+//   does that once more. operand() of a Value is what mma takes.
+// - fold<A>(first, second): makes a pair of Values their sum and their difference, both times 2^-A where the
+//   halves stand on the patch. That is multiplied into the sums, but for one of the two, which is multiplied
+//   before: the first, or, where other pairs can share that, the second. Nothing overflows on the way.
 // - factor(s, A): a word that stands for the sign s (1 or -1) of a tap in a fold over A axes, and
 //   sum.plus(word, factor), which adds a raw word times it: for folds whose shape is known at run time.
 template <typename T>
 struct TileElement;
+
+template <typename Value>
+__device__ __forceinline__ void fold_plain(Value& first, Value& second) {
+  Value pair[2] = {first, second};
+  hadamard<2>(pair);
+  first = pair[0];
+  second = pair[1];
+}
 
 // Half types fold in the half type, two numbers at a time.
 template <typename T, uint32_t One, bool HalvesOnPatch>
@@ -53,7 +64,7 @@ struct HalfElement {
     friend __device__ __forceinline__ Value operator-(Value a, Value b) {
       return {fma2<T>(b.word, One | 0x80008000u, a.word)};
     }
-    __device__ __forceinline__ Value halved() const { return {value<1>(word)}; }
+    __device__ __forceinline__ Value halved() const { return value<1>(word); }
     __device__ __forceinline__ Value plus(uint32_t raw, uint32_t factor) const {
       return {fma2<T>(raw, factor, word)};
     }
@@ -68,11 +79,27 @@ struct HalfElement {
            (sign < 0 ? 0x80008000u : 0u);
   }
   template <int Axes>
+  static constexpr uint32_t kScale = One - 0x04000400u * Axes;  // 2^-Axes in float16
+  template <int Axes>
   static __device__ __forceinline__ Value value(uint32_t word) {
     if constexpr (HalvesOnPatch && Axes > 0) {
-      return {mul2<T>(word, One - 0x04000400u * Axes)};  // 2^-Axes in float16
+      return {mul2<T>(word, kScale<Axes>)};
     } else {
       return {word};
+    }
+  }
+  template <int Axes, bool ScaleSecond = false>
+  static __device__ __forceinline__ void fold(Value& first, Value& second) {
+    if constexpr (!HalvesOnPatch || Axes == 0) {
+      fold_plain(first, second);
+    } else if constexpr (ScaleSecond) {
+      const uint32_t scaled = value<Axes>(second.word).word;
+      second = {fms2<T>(first.word, kScale<Axes>, scaled)};
+      first = {fma2<T>(first.word, kScale<Axes>, scaled)};
+    } else {
+      const uint32_t scaled = value<Axes>(first.word).word;
+      first = {fma2<T>(second.word, kScale<Axes>, scaled)};
+      second = {fma2<T>(second.word, kScale<Axes> | 0x80008000u, scaled)};
     }
   }
 };
@@ -105,6 +132,18 @@ struct TileElement<TensorFloat32> {
   static __device__ __forceinline__ Value value(uint32_t word) {
     return {word_to_float(word)};
   }
+  template <int Axes, bool ScaleSecond = false>
+  static __device__ __forceinline__ void fold(Value& first, Value& second) {
+    fold_plain(first, second);
+  }
 };
+
+// The fold of N = 1, 2, 4 or 8 raw Values along all axes that it has.
+template <typename Element, int N>
+__device__ __forceinline__ void fold_all(typename Element::Value (&values)[N]) {
+#pragma unroll
+  for (int i = 0; i + 1 < N; i += 2) Element::template fold<axis_count(N - 1)>(values[i], values[i + 1]);
+  hadamard<N, 2>(values);
+}
 
 }  // namespace symconv::cuda

@@ -2,8 +2,8 @@
 // GEMM's gather.
 #pragma once
 
-#include "arch.cuh"
 #include "packed_source.h"
+#include "tile_elements.cuh"
 #include "tile_geometry.h"
 
 namespace symconv::cuda {
@@ -68,32 +68,52 @@ __device__ __forceinline__ void fill_position_table(const TileGeometry& g, const
   }
 }
 
-// Starts the copies of `vectors` runs of 16 bytes of channels, an even number, from channel `first` of the
-// `channels` that there are, for every position of the patch; zeros for what does not exist.
+constexpr int kMostStageSteps = 2;
+
+// Starts the copies of `steps` steps of channels, from channel `first` of the `channels` that there are, for
+// every position of the patch; zeros for what does not exist.
 template <typename Storage, typename Geometry>
 __device__ __forceinline__ void fetch_patch(const Geometry& g, SharedAddress table, const Storage* source,
-                                            int first, int channels, int vectors, SharedAddress patch,
+                                            int first, int channels, int steps, SharedAddress patch,
                                             int row_bytes) {
   constexpr int kVector = 16 / sizeof(Storage);
   // Eight neighbouring lanes copy the same channels of eight positions: all banks. The next eight copy the
   // channels beside: whole sectors by the warp. What the table says of a position serves all its copies.
-  const int lanes = g.padded_positions() * 2;
-  for (int i = static_cast<int>(threadIdx.x); i < lanes; i += static_cast<int>(blockDim.x)) {
-    const int position = i / 16 * 8 + i % 8;
-    const int32_t offset = load_shared<int32_t>(table + 4 * position);
-    for (int vector = i / 8 % 2; vector < vectors; vector += 2) {
-      const int channel = first + vector * kVector;
-      const bool valid = offset != kOutside && channel < channels;
-      copy_async<16>(patch + static_cast<uint32_t>(position * row_bytes + vector * 16),
-                     valid ? source + offset + channel : source, valid);
+  const int thread = static_cast<int>(threadIdx.x), positions = static_cast<int>(blockDim.x) / 2;
+  const int position = thread / 16 * 8 + thread % 8, vector = thread / 8 % 2;
+  const int channel = first + vector * kVector;
+  const Storage* channels_at = keep_here(source + channel);
+  const SharedAddress end = table + 4 * g.padded_positions();
+  SharedAddress to = patch + static_cast<uint32_t>(position * row_bytes + vector * 16);
+#pragma unroll 1
+  for (SharedAddress at = table + 4 * position; at < end; at += 4 * positions) {
+    const int32_t offset = load_shared<int32_t>(at);
+    const Storage* from = keep_here(channels_at + offset);  // not read from where that is kOutside
+#pragma unroll
+    for (int step = 0; step < kMostStageSteps; ++step) {
+      const int next = step * 2 * kVector;
+      if (step < steps)
+        copy_async<16>(to + step * kStepBytes, from + next, offset != kOutside && channel + next < channels);
     }
+    to += static_cast<uint32_t>(positions * row_bytes);
   }
 }
 
-// Starts the copies of `count` words side by side.
+// Starts the copies of `count` words side by side; a warp takes kRun times as many at a time as it has lanes.
 __device__ __forceinline__ void fetch_words(const Word4* from, int count, SharedAddress to) {
-  for (int i = static_cast<int>(threadIdx.x); i < count; i += static_cast<int>(blockDim.x)) {
-    copy_async<16>(to + static_cast<uint32_t>(i * 16), from + i, true);
+  constexpr int kRun = 4;
+  const int thread = static_cast<int>(threadIdx.x);
+  const int first = (thread - lane_id()) * kRun + lane_id();
+  from += first;
+  to += static_cast<uint32_t>(first * 16);
+#pragma unroll 1
+  for (int left = count - first; left > 0; left -= kRun * static_cast<int>(blockDim.x)) {
+#pragma unroll
+    for (int i = 0; i < kRun; ++i) {
+      if (i * kWarpSize < left) copy_async<16>(to + i * kWarpSize * 16, from + i * kWarpSize, true);
+    }
+    from += kRun * blockDim.x;
+    to += kRun * 16 * blockDim.x;
   }
 }
 

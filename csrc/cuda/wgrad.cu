@@ -214,6 +214,7 @@ void run(const Convolution& c, const SourceView& source, const Tensor& result_gr
     auto vectors = [&](int64_t elements) { return static_cast<int>(elements * element_size(dtype) / 16); };
     for (int a = 0; a < kAxes; ++a) {
       q.axis[a].source = vectors(source.strides[1 + dims[a]]);
+      q.axis[a].tap = q.axis[a].dilation * q.axis[a].source;
       q.axis[a].result = vectors(result.strides[1 + dims[a]]);
     }
     q.source = static_cast<const Word4*>(source.data);

@@ -57,35 +57,30 @@ struct WgradTaps {
   __device__ __forceinline__ int positions() const { return rows.count() * column_count(); }
 };
 
-// A thread block's way along its lines: `left` steps of a split, each a column of points. At the start of a
-// line come the columns that fill the registers.
+// A thread block's way along its lines: the columns of a split's steps. In each line, those that fill the
+// registers come before.
 template <bool Rolling>
 struct WgradWalk {
   static constexpr int kAhead = Rolling ? 2 : 0;
-  int left, line, at;  // lines of a thread block, and the step within them
-  int missing = kAhead;
+  int left;             // columns
+  int line, at, begin;  // the next line to start; where in the line the next column and the first step are
 
   __device__ __forceinline__ WgradWalk(const WgradArguments& q, int split) {
     const int first = split * q.split_steps, rest = q.steps - first;
-    left = rest < 0 ? 0 : rest < q.split_steps ? rest : q.split_steps;
+    const int steps = rest < 0 ? 0 : rest < q.split_steps ? rest : q.split_steps;
     line = first / q.length;
-    at = first % q.length;
+    begin = first % q.length;
+    at = begin - kAhead;
+    left = steps == 0 ? 0 : steps + kAhead * ((begin + steps - 1) / q.length + 1);
   }
-  __device__ __forceinline__ int columns(const WgradArguments& q) const {
-    return left == 0 ? 0 : left + kAhead * ((at + left - 1) / q.length + 1);
-  }
-  // Whether the next column starts a line.
-  __device__ __forceinline__ bool at_start() const { return missing == kAhead && (Rolling || at == 0); }
+  // Whether the next column starts a line, and whether it completes a step.
+  __device__ __forceinline__ bool at_start() const { return at == begin - kAhead; }
+  __device__ __forceinline__ bool at_step() const { return at >= begin; }
   __device__ __forceinline__ void advance(const WgradArguments& q) {
-    if (missing > 0) {
-      --missing;
-      return;
-    }
     --left;
     if (++at == q.length) {
-      at = 0;
-      ++line;
-      missing = kAhead;
+      at = -kAhead;
+      begin = 0;
     }
   }
 };
@@ -97,12 +92,19 @@ struct WgradFetch {
   static constexpr int kVectors = kWgradChannels * Kernel::kBytes / 16;  // of a row of the source
   static constexpr int kCopyVectors = kVectors * kWgradOrbits / kWgradChannels;
   static_assert(kVectors * Kernel::kLines == kWgradTeamThreads, "a thread for every vector of a position");
-  static constexpr uint32_t kExists = 1u << 6, kChannels = 1u << 7, kOrbits = 1u << 8, kStarted = 1u << 9;
+  static constexpr int kPairs = (Kernel::kCopies + 1) / 2;  // of copies, at most
+  static constexpr uint32_t kPoints = 1u << 6;
+  static constexpr bool kKeepsPair = kPairs == 2 && Kernel::kRolling;  // registers are left for that
 
-  int source, result;  // at the first tap of the line's first point, and at that point
+  int source, result;   // at the first tap of the line's first point, and at that point
+  int second_pair = 0;  // of copies, from the first one: if kKeepsPair
   int first_column;
-  uint32_t inside = 0;  // the rows by plane and slot, the line, the thread's channels and orbits
+  uint32_t inside;  // what the thread has channels of: the rows by plane and slot; and orbits: the points
 
+  // Of the copies of a pair, from the first of all, the one that a vector of a row lies in.
+  static __device__ __forceinline__ int copy_offset(const WgradArguments& q, int pair, int vector) {
+    return q.copy[2 * pair + vector / kCopyVectors];
+  }
   static __device__ __forceinline__ int row(int thread) { return thread / kVectors; }
   static __device__ __forceinline__ int vector(int thread) { return thread % kVectors; }
 
@@ -119,48 +121,60 @@ struct WgradFetch {
     const int z = static_cast<int>(rest % static_cast<unsigned>(planes.output));
     const int image = static_cast<int>(rest / static_cast<unsigned>(planes.output));
     const int first_row = y * rows.stride - rows.padding, first_plane = z * planes.stride - planes.padding;
-    const int channel = place.channel * Kernel::kBytes / 16 + vector(thread),
-              orbit = place.orbit * Kernel::kBytes / 16 + vector(thread) % kCopyVectors;
+    const int of_row = vector(thread);
+    const int channel = place.channel * Kernel::kBytes / 16 + of_row,
+              orbit = place.orbit * Kernel::kBytes / 16 + of_row % kCopyVectors;
     first_column = segment * q.length;
     source = static_cast<int>(blockIdx.y) * q.source_group + channel + image * q.source_image +
              first_plane * planes.source + first_row * rows.source;
-    result = static_cast<int>(blockIdx.y) * q.result_group + orbit + image * q.result_image +
-             z * planes.result + y * rows.result;
-    inside = kStarted | (exists ? kExists : 0) | (channel < q.source_vectors ? kChannels : 0) |
-             (orbit < q.result_vectors ? kOrbits : 0);
+    const int point = static_cast<int>(blockIdx.y) * q.result_group + orbit + image * q.result_image +
+                      z * planes.result + y * rows.result;
+    result = point;
+    if constexpr (kKeepsPair) {
+      result += copy_offset(q, 0, of_row);
+      second_pair = copy_offset(q, 1, of_row) - copy_offset(q, 0, of_row);
+    }
+    inside = exists && orbit < q.result_vectors ? kPoints : 0;
+    const bool has_channels = exists && channel < q.source_vectors;
 #pragma unroll
     for (int p = 0; p < Kernel::kPlanes; ++p) {
       const int plane = first_plane + taps.plane_tap(p) * planes.dilation;
 #pragma unroll
       for (int slot = 0; slot < 3; ++slot) {
         const int at = first_row + taps.rows.tap[slot] * rows.dilation;
-        if (exists && plane >= 0 && plane < planes.input && at >= 0 && at < rows.input)
+        if (has_channels && plane >= 0 && plane < planes.input && at >= 0 && at < rows.input)
           inside |= 1u << (3 * p + slot);
       }
     }
   }
 
-  // Starts the copies of the taps for step `at` of the line: of all columns, or of the `rolled`-th one.
+  // Starts the copies of the taps for step `at` of the line to a column of a stage: of all columns, or of the
+  // last one.
   __device__ __forceinline__ void start_taps(const WgradArguments& q, const Taps& taps, int thread,
-                                             SharedAddress to, int at, int rolled) const {
-    if (!(inside & kChannels)) return;
+                                             SharedAddress to, int at) const {
     const WgradAxis& columns = q.axis[0];
-    const int first = (first_column + at) * columns.stride - columns.padding;
-    to += static_cast<uint32_t>(row(thread) * Kernel::kPositionPitch + vector(thread) * 16);
+    const int first = Kernel::kRolling ? first_column + at + (2 - columns.padding)
+                                       : (first_column + at) * columns.stride - columns.padding;
+    to += static_cast<uint32_t>(Kernel::kResultBytes + row(thread) * Kernel::kPositionPitch +
+                                vector(thread) * 16);
 #pragma unroll
     for (int p = 0; p < Kernel::kPlanes; ++p) {
       if (p == 1 && !taps.paired) break;
-      const int plane = source + taps.plane_tap(p) * q.axis[2].dilation * q.axis[2].source;
+      const int plane = source + taps.plane_tap(p) * q.axis[2].tap;
+      const Word4* rolled = q.source + (plane + first * columns.source);
+      if constexpr (Kernel::kRolling) rolled = keep_here(rolled);
 #pragma unroll
       for (int slot = 0; slot < 3; ++slot) {
         if (!taps.rows.has(slot)) continue;
-        const int line = plane + taps.rows.tap[slot] * q.axis[1].dilation * q.axis[1].source;
+        const int line = taps.rows.tap[slot] * q.axis[1].tap;
 #pragma unroll
         for (int column = 0; column < (Kernel::kRolling ? 1 : 3); ++column) {
           if (!taps.columns.has(column)) continue;
-          const int x = first + (Kernel::kRolling ? rolled : taps.columns.tap[column] * columns.dilation);
-          const bool valid = (inside >> (3 * p + slot) & 1) && x >= 0 && x < columns.input;
-          copy_async<16>(to, valid ? q.source + (line + x * columns.source) : q.source, valid);
+          const int x = first + (Kernel::kRolling ? 0 : taps.columns.tap[column] * columns.dilation);
+          const uint32_t valid = x >= 0 && x < columns.input ? inside : 0;
+          const Word4* from =
+              Kernel::kRolling ? rolled + line : q.source + (plane + line + x * columns.source);
+          copy_async<16>(to, from, valid & 1u << (3 * p + slot));
           to += Kernel::kPositionBytes;
         }
       }
@@ -170,15 +184,17 @@ struct WgradFetch {
   // Starts the copies of grad_output at step `at` of the line.
   __device__ __forceinline__ void start_points(const WgradArguments& q, int thread, SharedAddress to,
                                                int at) const {
-    if (!(inside & kOrbits)) return;
-    const bool valid = (inside & kExists) && first_column + at < q.axis[0].output;
+    const uint32_t valid = first_column + at < q.axis[0].output ? inside & kPoints : 0;
     const int from = result + (first_column + at) * q.axis[0].result;
+    const Word4* first = q.result + from;
+    if constexpr (kKeepsPair) first = keep_here(first);
     to += static_cast<uint32_t>(row(thread) * Kernel::kResultPitch + vector(thread) * 16);
 #pragma unroll
-    for (int pair = 0; pair < (Kernel::kCopies + 1) / 2; ++pair) {
-      const int copy = 2 * pair + vector(thread) / kCopyVectors;
-      if (Kernel::kCopies == 1 && copy > 0) return;
-      copy_async<16>(to + pair * kVectors * 16, valid ? q.result + (from + q.copy[copy]) : q.result, valid);
+    for (int pair = 0; pair < kPairs; ++pair) {
+      if (Kernel::kCopies == 1 && vector(thread) >= kCopyVectors) return;
+      const Word4* of_pair = kKeepsPair ? first + (pair == 0 ? 0 : second_pair)
+                                        : q.result + (from + copy_offset(q, pair, vector(thread)));
+      copy_async<16>(to + pair * kVectors * 16, of_pair, valid);
     }
   }
 };

@@ -35,6 +35,7 @@ struct WgradAxis {
   int kernel, stride, padding, dilation, input, output;
   int coefficient;     // from one tap to the next, in the order of the partial sums
   int source, result;  // from one point to the next, in the 16 bytes that a thread copies
+  int tap;             // from one tap to the next, of the source
 };
 
 // Up to three taps of an axis that a thread block takes: part `part` of the axis. Folded, slots 0 and 2 have

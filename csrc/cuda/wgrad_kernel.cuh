@@ -86,6 +86,13 @@ struct Wgrad {
                        kResultPitch = kResultBytes / kLines;
   static constexpr int kPositionBytes = wgrad_position_bytes(kBytes),
                        kPositionPitch = kPositionBytes / kLines;
+  // Columns that are added together, so that the columns before move on in the registers once. A stage of
+  // these kernels always has as many, of three positions.
+  static constexpr int kColumns = Rolling && Axes < 2 ? 2 : 1;
+  static constexpr bool kKeepsOperands = Rolling && (kBytes == 2 || kColumns == 2);
+  static __device__ __forceinline__ uint32_t column_bytes(const WgradArguments& q) {
+    return Rolling && Axes < 3 ? kResultBytes + 3 * kPositionBytes : static_cast<uint32_t>(q.column_bytes);
+  }
   using Column = Value[3][4];         // by the slot along the rows
   using Sums = float[3][3][2][2][4];  // by the slots along rows and columns, 16 orbits, 8 channels
   static_assert(sizeof(Sums) == kWgradSums * 16, "what the teams exchange");
@@ -112,16 +119,8 @@ struct Wgrad {
     }
     if constexpr (Axes >= 2) {
 #pragma unroll
-      for (int r = 0; r < 4; ++r) fold(column[0][r], column[2][r]);
+      for (int r = 0; r < 4; ++r) Element::template fold<1>(column[0][r], column[2][r]);
     }
-  }
-
-  // A pair of taps becomes its sum and its difference.
-  static __device__ __forceinline__ void fold(Value& first, Value& second) {
-    Value pair[2] = {first.halved(), second.halved()};
-    hadamard<2>(pair);
-    first = pair[0];
-    second = pair[1];
   }
 
   // The slots of 16 orbits, by parity along columns and rows, from all their copies.
@@ -133,7 +132,7 @@ struct Wgrad {
       uint32_t raw[4];
       Load::template a<kResultPitch>(raw, copies + s * kWgradOrbits * kBytes);
 #pragma unroll
-      for (int r = 0; r < 4; ++r) values[r][s] = Element::template value<Axes>(raw[r]);
+      for (int r = 0; r < 4; ++r) values[r][s] = Element::template value<Axes == 3 ? 3 : 0>(raw[r]);
       if constexpr (Axes == 3) {
         Load::template a<kResultPitch>(raw, copies + (s + kSlots) * kWgradOrbits * kBytes);
         const uint32_t factor = Element::factor(taps.odd ? -1 : 1, Axes);
@@ -143,7 +142,11 @@ struct Wgrad {
     }
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
-      hadamard<kSlots>(values[r]);
+      if constexpr (Axes == 3) {
+        hadamard<kSlots>(values[r]);
+      } else {
+        fold_all<Element>(values[r]);
+      }
 #pragma unroll
       for (int s = 0; s < kSlots; ++s) slots[s][r] = values[r][s].operand();
     }
@@ -161,7 +164,7 @@ struct Wgrad {
 #pragma unroll
       for (int r = 0; r < 4; ++r) {
         Value first = window[0][row][r], last = window[2][row][r];
-        if constexpr (Axes >= 1) fold(first, last);
+        if constexpr (Axes >= 1) Element::template fold<1>(first, last);
         folded[row][0][r] = first.operand();
         folded[row][1][r] = window[1][row][r].operand();
         folded[row][2][r] = last.operand();
@@ -209,7 +212,8 @@ __global__ void __launch_bounds__(kWgradTeams* kWgradTeamThreads, 1) wgrad_kerne
   using Taps = typename Kernel::Taps;
   const WgradPlace place(q);
   const SharedAddress stage0 = shared_address(memory);
-  const SharedAddress team_stage = stage0 + static_cast<uint32_t>(team * q.stage_columns * q.column_bytes);
+  const SharedAddress team_stage =
+      stage0 + static_cast<uint32_t>(team * q.stage_columns) * Kernel::column_bytes(q);
   const bool has_channels = place.channel + warp * 16 < q.channels;
   const bool second = place.orbit + 16 < q.orbits;
   WgradFetch<Kernel> lines;
@@ -222,26 +226,33 @@ __global__ void __launch_bounds__(kWgradTeams* kWgradTeamThreads, 1) wgrad_kerne
     uint32_t complete = 0;
     SharedAddress to = team_stage + stage;
 #pragma unroll 1
-    for (int c = 0; c < q.stage_columns && walk.left > 0; ++c) {
-      if (walk.at_start() || !(lines.inside & lines.kStarted))
-        lines.start_line(q, taps, thread, walk.line * teams + team);
-      lines.start_taps(q, taps, thread, to + Kernel::kResultBytes, walk.at,
-                       WgradWalk<Rolling>::kAhead - walk.missing);
-      if (walk.missing == 0) {
+    for (uint32_t column = 1; column < 1u << q.stage_columns && walk.left > 0; column <<= 1) {
+      if (walk.at_start()) lines.start_line(q, taps, thread, walk.line++ * teams + team);
+      lines.start_taps(q, taps, thread, to, walk.at);
+      if (walk.at_step()) {
         lines.start_points(q, thread, to, walk.at);
-        complete |= 1u << c;
+        complete |= column;
       }
       walk.advance(q);
-      to += static_cast<uint32_t>(q.column_bytes);
+      to += Kernel::column_bytes(q);
     }
     copy_commit();
     return complete;
   };
 
+  // Where a lane finds its operands in a column, two in a register, which is kept where one is left for that.
+  auto find_operands = [warp](int lane) {
+    const int a = Load::a_row(lane) * Kernel::kResultPitch + Load::a_column(lane) * Kernel::kBytes;
+    const int b = Kernel::kResultBytes + Load::b_row(lane) * Kernel::kPositionPitch +
+                  (warp * 16 + Load::b_column(lane)) * Kernel::kBytes;
+    return a | b << 16;
+  };
+  const int kept = Kernel::kKeepsOperands ? keep_here(find_operands(lane)) : 0;
+
   typename Kernel::Sums sums = {};
   typename Kernel::Column window[3] = {};
   uint32_t stage = 0;  // its offset in shared memory
-  int columns = walk.columns(q);
+  int columns = walk.left;
   uint32_t next = fetch(stage);
 #pragma unroll 1
   for (; columns > 0; columns -= q.stage_columns) {
@@ -249,15 +260,10 @@ __global__ void __launch_bounds__(kWgradTeams* kWgradTeamThreads, 1) wgrad_kerne
     block_barrier();  // the stage is there, and the other one may be overwritten
     uint32_t complete = has_channels ? next : 0;
     next = fetch(static_cast<uint32_t>(q.stage_bytes) - stage);
-    const int at = keep_here(lane);
-    SharedAddress a = team_stage + stage +
-                      static_cast<uint32_t>(Load::a_row(at) * Kernel::kResultPitch +
-                                            Load::a_column(at) * Kernel::kBytes),
-                  b = team_stage + stage +
-                      static_cast<uint32_t>(Kernel::kResultBytes + Load::b_row(at) * Kernel::kPositionPitch +
-                                            (warp * 16 + Load::b_column(at)) * Kernel::kBytes);
-#pragma unroll 1
-    for (int c = 0; c < q.stage_columns; ++c) {
+    const int operands = Kernel::kKeepsOperands ? kept : find_operands(keep_here(lane));
+    SharedAddress a = team_stage + stage + static_cast<uint32_t>(operands & 0xffff),
+                  b = team_stage + stage + static_cast<uint32_t>(operands >> 16);
+    auto add_column = [&] {
       const Taps taps(q, place);
       if constexpr (Rolling) {
 #pragma unroll
@@ -280,8 +286,13 @@ __global__ void __launch_bounds__(kWgradTeams* kWgradTeamThreads, 1) wgrad_kerne
       }
       if (complete & 1) Kernel::multiply(sums, taps, window, a, second);
       complete >>= 1;
-      a += static_cast<uint32_t>(q.column_bytes);
-      b += static_cast<uint32_t>(q.column_bytes);
+      a += Kernel::column_bytes(q);
+      b += Kernel::column_bytes(q);
+    };
+#pragma unroll 1
+    for (int c = 0; c < q.stage_columns; c += Kernel::kColumns) {
+#pragma unroll
+      for (int i = 0; i < Kernel::kColumns; ++i) add_column();
     }
     stage = static_cast<uint32_t>(q.stage_bytes) - stage;
   }

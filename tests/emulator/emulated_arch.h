@@ -36,9 +36,13 @@ inline SharedAddress shared_address(const void* pointer) {
 }
 
 inline int keep_here(int value) { return value; }
+template <typename T>
+const T* keep_here(const T* pointer) {
+  return pointer;
+}
 
 template <int Bytes>
-void copy_async(SharedAddress destination, const void* source, bool valid, Site site = Site::here()) {
+void copy_async(SharedAddress destination, const void* source, uint32_t valid, Site site = Site::here()) {
   static_assert(Bytes == 4 || Bytes == 8 || Bytes == 16, "cp.async copies 4, 8 or 16 bytes");
   char* to = emulator::shared_pointer(destination, Bytes, "cp.async", site);
   if (valid) {
@@ -147,6 +151,10 @@ uint32_t fma2(uint32_t a, uint32_t b, uint32_t c) {
   };
   return pack2<T>(static_cast<float>(half(a, 0) * half(b, 0) + half(c, 0)),
                   static_cast<float>(half(a, 1) * half(b, 1) + half(c, 1)));
+}
+template <typename T>
+uint32_t fms2(uint32_t a, uint32_t b, uint32_t c) {
+  return fma2<T>(a, b, c ^ 0x80008000u);
 }
 template <typename T>
 uint32_t mul2(uint32_t a, uint32_t b) {
