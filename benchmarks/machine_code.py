@@ -152,7 +152,7 @@ def page(all_kernels: Sequence[Kernel]) -> str:
     text = _wrapped(f"""# The CUDA kernels' machine code
 
 Written by `make cuda-kernels` (`benchmarks/machine_code.py`) from the code that
-nvcc {_compilers(all_kernels)} makes. CI builds the kernels for 8.0 and 9.0 again and compares.
+nvcc {_compilers(all_kernels)} makes. CI compiles the kernels for every architecture again and compares.
 Nothing here was measured on a GPU.
 
 - Kernels instantiated: {instances(all_kernels)} for each architecture, of which

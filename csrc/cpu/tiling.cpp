@@ -197,7 +197,10 @@ Schedule schedule(const Convolution& c, int lanes, int vectors, int rows, bool f
   const int64_t piece_bytes = l1_bytes * tenths / 10;
   int64_t copies = 1;
   for (const Block& b : c.columns) copies = std::max<int64_t>(copies, b.size());
-  s.piece_columns = std::clamp<int64_t>(piece_bytes / column_bytes, kPieceColumns, kPiecePlanes / copies);
+  // Where taps along v are in the patch after all, its piece must not be much larger for it.
+  const int64_t all_bytes = std::max<int64_t>(1, c.taps()) * panel * element_bytes;
+  s.piece_columns = std::clamp<int64_t>(std::min(piece_bytes / column_bytes, 5 * l1_bytes / all_bytes),
+                                        kPieceColumns, kPiecePlanes / copies);
   const int64_t columns = std::max(kStagedPlanes / copies, s.piece_columns);
   const int64_t most = most_columns(c);
   s.tiling.columns = ceil_div(most, ceil_div(most, columns));  // equal chunks

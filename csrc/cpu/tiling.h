@@ -1,7 +1,7 @@
 // How much of a convolution one thread computes at a time.
 //
 // What a thread holds is bounded by these choices and not by the image: staged planes (kStagedPlanes, or the
-// kPiecePlanes of a piece), the folded panel of a piece (4 times the L1 of kernels.h, or kPieceColumns
+// kPiecePlanes of a piece), the folded panel of a piece (5 times the L1 of kernels.h, or kPieceColumns
 // columns), and the accumulators of a tile (half of the L2 of kernels.h, or a panel). wgrad holds folded
 // points instead (a quarter of the L2, or 16 points; with filters in the lanes half of it, or one column),
 // the slots of a tile's grad_output, and for every share of the points one set of sums as large as the
@@ -14,7 +14,7 @@
 
 namespace symconv::cpu {
 
-constexpr int kMostTapsOfV = 31;  // that are applied to products
+constexpr int kMostTapsOfV = 31;  // that are applied to products, if any are
 
 struct Schedule {
   Tiling tiling;
