@@ -109,6 +109,22 @@ def test_one_pack_serves_all_sizes_and_threads(threads: None) -> None:
                 assert layer._pack is pack
 
 
+@pytest.mark.usefixtures("native")
+def test_one_pack_serves_images_with_and_without_strips(threads: None) -> None:
+    """Small, wide, and those whose taps along v are applied to the products."""
+    for stride in (1, 2):
+        layer = SymmetricConv2d(8, 16, 3, stride, padding=1, symmetry={"hv": 16}).double().eval()
+        kept = prepack(copy.deepcopy(layer))
+        for size in ((1, 8, 5, 5), (2, 8, 40, 30), (1, 8, 300, 7), (1, 8, 6, 600)):
+            value = torch.randn(size, dtype=torch.float64)
+            for count in (1, 2):
+                torch.set_num_threads(count)
+                with torch.no_grad(), symconv_ext.backend("native"):
+                    assert torch.equal(kept(value), layer(value))
+                with torch.no_grad(), symconv_ext.backend("torch"):
+                    torch.testing.assert_close(kept(value), layer(value), rtol=1e-12, atol=1e-12)
+
+
 WRITES: dict[str, Callable[[SymmetricConv2d], object]] = {
     "copy_": lambda layer: layer.weight.copy_(torch.ones_like(layer.weight)),
     "in place": lambda layer: layer.weight.mul_(2),

@@ -41,8 +41,8 @@ struct Convolution {
   static std::vector<Convolution> dgrad(const Problem&);
 
   Fold fold() const;
-  // The same with the middle one of its taps along v alone, as if it stood at the point itself: what is left
-  // where those taps are applied to the products instead of to the source (see Sum in pack.h).
+  // The same with a single tap along v, which reads the row of its point: what is left where the taps along v
+  // are applied to the products instead of to the source (see Sum in pack.h).
   Convolution without_v() const;
   // How many points along v the source of tap `tap` lies from where its product is added, at stride 1.
   int64_t reach_v(int64_t tap) const { return tap * dilation[1] - padding[1]; }

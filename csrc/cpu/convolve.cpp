@@ -1,5 +1,5 @@
 // fprop's loops: tiles over threads; within a tile chunk by chunk stage, fold, GEMM; after the last chunk the
-// epilogue.
+// epilogue. Where the taps along v are applied to the products, strips of tiles over threads.
 #include "convolve.h"
 
 #include <algorithm>
@@ -143,8 +143,8 @@ class Convolve {
   int64_t before() const { return std::max<int64_t>(0, -c_.reach_v(0)) * c_.output[2]; }
   int64_t after() const { return std::max<int64_t>(0, c_.reach_v(c_.kernel[1] - 1)) * c_.output[2]; }
 
-  // A strip, tile by tile. A tile's sums are of the taps along v apart, so the slots of its
-  // last points need the next tile's: its sums are held until then, before the next ones.
+  // A strip, tile by tile, where each tap along v has sums of its own. The slots of a tile's last points need
+  // sums of the next tile: their own are held until then, in front of the next ones.
   void run_strip(int64_t index, int64_t next_index, const Tensor& source, const T* packed, const T* bias,
                  const Tensor& output, ThreadScratch& scratch) const {
     const Strip strip = this->strip(index), next_strip = this->strip(next_index);
@@ -187,8 +187,8 @@ class Convolve {
     }
   }
 
-  // Output points [first, last), from sums that are apart by taps along v, of which point p of a row is at
-  // sums[p]: block by block of slots that stay in L1.
+  // Output points [first, last) from the sums of the taps along v, of which point p of a row is at sums[p]:
+  // block by block of slots that stay in L1.
   void write_by_v(int64_t group, const T* sums, int64_t row, int64_t first, int64_t last, const T* bias,
                   const Tensor& output, ThreadScratch& scratch) const {
     find_reached(first, last, scratch.reached);
