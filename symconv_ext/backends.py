@@ -108,7 +108,7 @@ def choose(problem: Problem, input: Tensor) -> Choice:
     Raises ``RuntimeError`` with the reason where the setting is ``'native'`` and that cannot run.
     """
     tf32 = allow_tf32(input)
-    channels_last = problem.groups > 1 and ops.suggests_channels_last(input)
+    channels_last = cost.depends_on_format(problem) and ops.suggests_channels_last(input)
     if torch.compiler.is_compiling():
         return decide(problem, input.device, input.dtype, None, tf32, channels_last)
     mode = (setting, torch.is_grad_enabled(), tf32, channels_last)
@@ -142,12 +142,13 @@ def decide(
         return Choice(True, "the native backend was asked for")
     if why_not is not None:
         return Choice(False, why_not)
-    if problem.symmetry.is_plain:
+    plain = problem.symmetry.is_plain
+    if plain and not cost.is_faster_though_plain(problem, device, dtype, channels_last):
         return Choice(False, PLAIN)
     faster = cost.why_dense(problem, device, dtype, size, tf32, channels_last)
     if faster is not None:
         return Choice(False, faster)
-    return Choice(True, "the native backend can run and saves multiplications")
+    return Choice(True, cost.POINTWISE if plain else "the native backend can run and saves multiplications")
 
 
 def allow_tf32(input: Tensor) -> bool:

@@ -20,10 +20,16 @@ NARROW_GROUPS = "in channels_last, groups of so few channels are slow to bring i
 SMALL = "a single image so small that the calls around the convolution cost more than its work"
 NO_TENSOR_CORE = "no tensor-core kernel takes this dtype, kernel size or stride, or none that is fast"
 CPU_EXCEPTIONS = (NO_FOLD, NARROW_GROUPS, SMALL)
+POINTWISE = (
+    "no filters are tied, but torch brings contiguous tensors into another order for a kernel of one point"
+)
 EXCEPTIONS = (*CPU_EXCEPTIONS, NO_TENSOR_CORE)
 
 # Input channels of a group that are narrow: a vector of them, at most.
 _NARROW = 16
+# The same where a mirrored weight is kept, and the taps with which there is little to save for each of them.
+_FEW = 8
+_FEW_TAPS = 27
 # Input channels of a group from which a CUDA tensor-core kernel can be faster: it computes 16 at a time.
 _CUDA_CHANNELS = 8
 # Taps that a CUDA tensor-core kernel takes at most; residues modulo the stride that its dgrad does.
@@ -65,6 +71,24 @@ def why_dense(
     return None
 
 
+def depends_on_format(problem: Problem) -> bool:
+    """Whether the memory format of the input decides which path is faster."""
+    return problem.groups > 1 or _is_plain_pointwise(problem)
+
+
+def is_faster_though_plain(
+    problem: Problem, device: torch.device, dtype: torch.dtype, channels_last: bool
+) -> bool:
+    """Whether the kernels are faster than torch on a layer that ties no filters, and folds nothing."""
+    fitted = device.type == "cpu" and dtype == torch.float32
+    return fitted and not channels_last and _is_plain_pointwise(problem)
+
+
+def _is_plain_pointwise(problem: Problem) -> bool:
+    one_point = math.prod(problem.kernel_size) == 1 and math.prod(problem.stride) == 1
+    return problem.symmetry.is_plain and one_point and problem.groups == 1 and not problem.transposed
+
+
 def _has_tensor_core_kernels(problem: Problem, dtype: torch.dtype, tf32: bool) -> bool:
     """Whether every operator that a call may need, gradients included, has a fast CUDA tensor-core kernel."""
     if not (dtype in (torch.float16, torch.bfloat16) or (dtype == torch.float32 and tf32)):
@@ -97,3 +121,9 @@ def prefers_kept_dense(problem: Problem, size: tuple[int, ...]) -> bool:
     if size[0] != 1:
         return False
     return problem.in_channels == problem.groups or _multiplications(problem, size) < _SMALL_WITHOUT_MIRROR
+
+
+def prefers_kept_dense_in_channels_last(problem: Problem, dtype: torch.dtype) -> bool:
+    """The same for channels_last inputs of any size: to reorder so few channels costs more than is saved."""
+    few = problem.in_channels // problem.groups <= _FEW and math.prod(problem.kernel_size) <= _FEW_TAPS
+    return few and dtype == torch.float32 and math.prod(problem.stride) == 1 and not problem.transposed

@@ -85,7 +85,13 @@ class Pack:
         # A compiled graph serves every size.
         by_size = backends.setting == "auto" and not torch.compiler.is_compiling()
         if native and by_size and self.dense is not None:
-            native = not cost.prefers_kept_dense(problem, tuple(input.shape))
+            native = not (
+                cost.prefers_kept_dense(problem, tuple(input.shape))
+                or (
+                    cost.prefers_kept_dense_in_channels_last(problem, input.dtype)
+                    and ops.suggests_channels_last(input)
+                )
+            )
         kept = self.packed if native else self.dense
         if kept is None or kept.device != input.device:
             return None

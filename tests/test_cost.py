@@ -53,6 +53,38 @@ def test_large_layers_are_folded():
         ).native  # the size of the input counts
 
 
+@pytest.mark.parametrize("prepacked", [False, True])
+def test_plain_kernels_of_one_point_are_taken_in_contiguous(prepacked):
+    layer = SymmetricConv2d(8, 2, 1, symmetry={"hv": "100%"})
+    assert layer.symmetry.is_plain
+    dense = torch.nn.Conv2d(8, 2, 1)
+    dense.load_state_dict(layer.state_dict())
+    if prepacked:
+        symconv_ext.prepack(layer)
+    value = torch.randn(4, 8, 32, 32, requires_grad=True)
+    with symconv_ext.backend("auto"):
+        assert backends.choose(layer.problem, value) == (True, cost.POINTWISE)
+        for other in (value.to(memory_format=torch.channels_last), value.double()):
+            assert backends.choose(layer.problem, other) == (False, backends.PLAIN)
+        for like in (
+            SymmetricConv2d(8, 2, 3),
+            SymmetricConv2d(8, 2, 1, 2),
+            SymmetricConvTranspose2d(8, 2, 1),
+        ):
+            assert backends.choose(like.problem, value) == (False, backends.PLAIN)
+        for format_ in (torch.contiguous_format, torch.channels_last):
+            x = value.detach().to(memory_format=format_).requires_grad_()
+            results = []
+            for module in (layer, dense):
+                y = module(x)
+                results.append((y, *torch.autograd.grad(y.square().sum(), [x, module.weight])))
+            with torch.no_grad():
+                torch.testing.assert_close(layer(x), dense(x))
+            for ours, theirs in zip(*results, strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+                assert layout(ours) == layout(theirs)
+
+
 def layout(tensor):
     """The strides that say something: of dimensions of size 1 they may be anything."""
     return [stride for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1]

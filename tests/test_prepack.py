@@ -90,6 +90,20 @@ def test_both_forms_are_used(
 
 
 @pytest.mark.usefixtures("native")
+@pytest.mark.parametrize("format_", [torch.contiguous_format, torch.channels_last])
+def test_few_channels_in_channels_last_use_the_kept_dense_weight(
+    forward_calls: list[bool], format_: torch.memory_format
+) -> None:
+    layer = SymmetricConv2d(3, 16, 3, padding=1, symmetry={"hv": 16}).eval()
+    value = torch.randn(2, 3, 9, 9).to(memory_format=format_)
+    with torch.no_grad(), symconv_ext.backend("auto"):
+        expected = layer(value)
+        torch.testing.assert_close(prepack(layer)(value), expected)
+        assert forward_calls == [format_ == torch.contiguous_format]
+        assert layer(value).is_contiguous(memory_format=format_)
+
+
+@pytest.mark.usefixtures("native")
 def test_one_pack_serves_all_sizes_and_threads(threads: None) -> None:
     layer = SymmetricConvTranspose2d(5, 24, 3, stride=2, padding=1, symmetry={"hv": 16, "h": 4})
     layer = layer.double().eval()
