@@ -279,6 +279,11 @@ EQUIVALENT = {
             "tile_elements.cuh: (sign [<] 0 ? 0x80008000u : 0u);",
             "tile_elements.cuh: return sign [<] 0 ? 0x80000000u : 0u;",
         ),
+        "which of two numbers is halved first: exact, but for the smallest ones": (
+            "strip_iterator.cuh: if (point [/] 2 % 2 == 0) {",
+            "strip_iterator.cuh: if (point / 2 [%] 2 == 0) {",
+            "strip_iterator.cuh: if (point / 2 % 2 [==] 0) {",
+        ),
         "only what rounding loses": (
             "plain_kernels.cuh: const Real corrected = term [-] lost, sum = value + co",
         ),
@@ -291,11 +296,12 @@ EQUIVALENT = {
             "strip_iterator.cuh: const bool inside = row [<] g.rows() && along < g.",
             "tile_iterator.cuh: bool inside = i [<] g.positions && place.o",
         ),
+        "every position copied twice": ("tile_iterator.cuh: ons = static_cast<int>(blockDim.x) [/] 2;",),
+        "none of the words": (
+            "tile_iterator.cuh: or (int left = count - first; left [>] 0; left -= kRun * stat",
+        ),
         "a column between two lines, which nobody reads": (
             "strip_iterator.cuh: l inside = row < g.rows() && along [<] g.width + g.reach && n",
-        ),
-        "strips have an even number of rows": (
-            "strip_iterator.cuh: for (int row = 0; row [<] kRows; row += 2) {",
         ),
         "more positions than are read": (
             "strips.h: positions() const { return (rows() [*] columns + 15) / 16 * 1",
@@ -319,15 +325,12 @@ EQUIVALENT = {
         "a table with gaps": ("tap_orbits.h: (int paired) { n += orbits(paired) [*] orbit_size(paired); })",),
         "the last group of copies is empty": (
             "tied_result_kernel.cuh: [copy_wait<0>();] #2",
-            "tied_result_strips_kernel.cuh: [copy_wait<0>();] #2",
+            "tied_result_strips_kernel.cuh: [copy_wait<0>();]",
             "tied_source_kernel.cuh: [copy_wait<0>();] #2",
-            "tied_source_strips_kernel.cuh: [copy_wait<0>();] #2",
+            "tied_source_strips_kernel.cuh: [copy_wait<0>();]",
             "wgrad_kernel.cuh: [copy_wait<0>();] #2",
         ),
-        "copied twice, and no longer ahead": (
-            "tied_result_kernel.cuh: if (q.stages [==] 2) {",
-            "tied_result_strips_kernel.cuh: if (q.stages [==] 2) {",
-        ),
+        "copied twice, and no longer ahead": ("tied_result_kernel.cuh: if (q.stages [==] 2) {",),
         "a stage of a parity that has no coefficients": (
             "tied_source_kernel.cuh: if (stage [<] q.stage_count) {",
             "tied_source_kernel.cuh: for (int stage = 0; stage [<] q.stage_count; ++stage",
@@ -349,9 +352,7 @@ EQUIVALENT = {
         "with one phase every tap is at a multiple of the stride": (
             "tile_geometry.h: ns(d) + t % stride[d] * (phases[d] [>] 1 ? width[d] : 0) + t ",
         ),
-        "the row's pad": (
-            "tile_iterator.cuh: or (int vector = i / 8 % 2; vector [<] vectors; vector += 2) ",
-        ),
+        "the row's pad": ("wgrad_fetch.cuh: el::kCopies == 1 && vector(thread) [>=] kCopyVectors) return;",),
         "where a number is computed, not what it is": (
             "wgrad_fetch.cuh: : plane(Axes [==] 3 ? keep_here(place.pl",
         ),
@@ -359,19 +360,12 @@ EQUIVALENT = {
             "wgrad_fetch.cuh: it * q.split_steps, rest = q.steps [-] first;",
         ),
         "the same on both sides of the bound": (
-            "wgrad_fetch.cuh: left = rest [<] 0 ? 0 : rest < q.split",
-            "wgrad_fetch.cuh: left = rest < 0 ? 0 : rest [<] q.split_steps ? rest :",
+            "wgrad_fetch.cuh: const int steps = rest [<] 0 ? 0 : rest < q.split",
+            "wgrad_fetch.cuh: st int steps = rest < 0 ? 0 : rest [<] q.split_steps ? rest :",
             "wgrad_geometry.h: : (left [>=] 3 ? 7 : (1 << left) - ",
         ),
-        "rounds without a step": (
-            "wgrad_fetch.cuh: turn left == 0 ? 0 : left + kAhead [*] ((at + left - 1) / q.l",
-            "wgrad_fetch.cuh:  ? 0 : left + kAhead * ((at + left [-] 1) / q.length + 1);",
-            "wgrad_kernel.cuh: for (; columns [>] 0; columns -= q.stage_",
-        ),
-        "a copy that nobody reads": (
-            "wgrad_fetch.cuh: if (p [==] 1 && !taps.paired) bre",
-            "wgrad_kernel.cuh: ; c < q.stage_columns && walk.left [>] 0; ++c) {",
-        ),
+        "rounds without a step": ("wgrad_kernel.cuh: for (; columns [>] 0; columns -= q.stage_",),
+        "a copy that nobody reads": ("wgrad_fetch.cuh: if (p [==] 1 && !taps.paired) bre",),
         "orbits that are not stored": (
             "wgrad_kernel.cuh: const bool second = place.orbit [+] 16 < q.orbits;",
             "wgrad_kernel.cuh: nst bool second = place.orbit + 16 [<] q.orbits;",
@@ -382,10 +376,6 @@ EQUIVALENT = {
             "wgrad_kernel.cuh: window[slot][i / 4][i [%] 4] = {};  // so that n",
         ),
         "the same number again": ("wgrad_reduce_kernel.cuh: if (j [>=] c.terms()) continue; #2",),
-        "strips always have two stages": (
-            "tied_result_strips_kernel.cuh: [copy_wait<0>();]",
-            "tied_source_strips_kernel.cuh: [copy_wait<0>();]",
-        ),
     }.items()
     for name in names
 }

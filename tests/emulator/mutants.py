@@ -77,6 +77,14 @@ WRITTEN = [
         "fma2<T>(b.word, One, a.word)",
         "fma2<T>(b.word, std::is_same_v<T, BFloat16> ? 0x3f003f00u : One, a.word)",
     ),
+    ("cuda/tile_elements.cuh", "kScale<Axes> | 0x80008000u", "kScale<Axes>"),
+    (
+        "cuda/tile_elements.cuh",
+        "fms2<T>(first.word, kScale<Axes>, scaled)",
+        "fma2<T>(first.word, kScale<Axes>, scaled)",
+    ),
+    ("cuda/tile_elements.cuh", "value<Axes>(first.word).word", "first.word"),
+    ("cuda/tile_elements.cuh", "value<Axes>(second.word).word", "second.word"),
     ("cuda/tile_elements.cuh", "word_to_float(raw ^ factor)", "word_to_float(raw)"),
     ("cuda/tile_elements.cuh", "sign < 0 ? 0x80000000u : 0u", "0u"),
     ("cuda/tile_elements.cuh", "sign < 0 ? 0x80008000u : 0u", "0u"),
@@ -161,7 +169,7 @@ def _code(text: str) -> str:
     for pattern in (
         r"//[^\n]*|\"[^\"\n]*\"",
         r"^[ ]*#(?:.*\\\n)*.*",
-        r"(?<=\w)<[^<>;(){}]*>",  # template arguments
+        r"(?<=\w)<[^<>;{}]*>",  # template arguments
         r"\[k\w+ [-+] \d+\]",  # the size of an array
     ):
         text = _blank(text, (m.span() for m in re.finditer(pattern, text, re.MULTILINE)))

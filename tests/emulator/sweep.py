@@ -89,8 +89,11 @@ def cases() -> list[Case]:
     add("fprop dgrad", problem("images", 8, 16, (2, 3), 1, {"hv": 8}, batch=3, layout="channels_last"), bf16)
     for channels in (137, 201):
         add("dgrad", problem("tiles", 8, channels, (8, 16), 3, {"h": 8}, **one), f16)
+    add("fprop", problem("half-a-step", 16, 24, (7, 9), 3, {"hv": 16}, **one), f16)
     # a weight's gradient
     add("wgrad", problem("rolling", 6, 8, (24, 41), 3, {"hv": 4, "h": 2}, **one), *cores)
+    # Splits of three steps, the third of which ends one step before the line does.
+    add("wgrad", problem("splits", 8, 8, (8, 10), 3, {"hv": 8}, padding=1, batch=4), f16)
     add("wgrad", problem("columns", 36, 9, (9, 10), 3, {"hv": 32}, stride=2, padding=1, batch=3), *cores)
     add("wgrad", problem("five", 12, 70, (8, 9), 5, {"h": 4, "v": 4}, padding=2, groups=2), *cores)
     add("wgrad", problem("seven", 20, 6, (6, 7), (7, 4), {"hv": 16}, padding=(3, 2)), f16)
