@@ -159,6 +159,7 @@ STRIPS = [
     in_strips("seven-taps-far-apart", 32, 24, (8, 20), taps=7, padding=(2, 6), dilation=(1, 2)),
     in_strips("of-one-tap", 32, 24, (8, 11), taps=1, groups=2, symmetry={"hv": 16, "v": 8}),
     in_strips("blocks", 34, 24, (8, 16), padding=1, symmetry={"h": 8, "v": 6, "hv": 16}),
+    in_strips("two-steps-a-stage", 48, 2, (6, 8), padding=1),
 ]
 
 

@@ -118,6 +118,7 @@ MUTANTS = [
                 "return {even, odd};",
                 "return {odd, even};",
             ),
+            (f"load-{operator}", "cuda/strips.h", "i * (run + 1)", "i * run"),
         )
     ),
     Mutant(
@@ -333,7 +334,6 @@ EQUIVALENT = {
         "copied twice, and no longer ahead": ("tied_result_kernel.cuh: if (q.stages [==] 2) {",),
         "a stage of a parity that has no coefficients": (
             "tied_source_kernel.cuh: if (stage [<] q.stage_count) {",
-            "tied_source_kernel.cuh: for (int stage = 0; stage [<] q.stage_count; ++stage",
             "tied_source_strips_kernel.cuh: if (stage [<] q.stage_count) {",
             "tied_source_strips_kernel.cuh: for (int stage = 0; stage [<] q.stage_count; ++stage",
         ),
@@ -341,13 +341,6 @@ EQUIVALENT = {
             "tied_source_strips_kernel.cuh: t bool has_channels = channel_tile [<] q.tiles_per_group;",
             "wgrad_kernel.cuh:  bool has_channels = place.channel [+] warp * 16 < q.channels",
             "wgrad_kernel.cuh: annels = place.channel + warp * 16 [<] q.channels;",
-        ),
-        "strips of a tied source have one step a stage: two do not fit": (
-            "tied_source_strips_kernel.cuh: = q.parity[at.parity].coefficients [*] Kernel::kCoefficientBy",
-            "tied_source_strips_kernel.cuh: redAddress points = patch + strips [+] static_cast<uint32_t>(",
-            "tied_source_strips_kernel.cuh: trips + static_cast<uint32_t>(step [*] kStepBytes);",
-            "tied_source_strips_kernel.cuh: redAddress weights = stage_weights [+] static_cast<uint32_t>(",
-            "tied_source_strips_kernel.cuh: ights + static_cast<uint32_t>(step [*] step_bytes);",
         ),
         "with one phase every tap is at a multiple of the stride": (
             "tile_geometry.h: ns(d) + t % stride[d] * (phases[d] [>] 1 ? width[d] : 0) + t ",
@@ -365,7 +358,6 @@ EQUIVALENT = {
             "wgrad_geometry.h: : (left [>=] 3 ? 7 : (1 << left) - ",
         ),
         "rounds without a step": ("wgrad_kernel.cuh: for (; columns [>] 0; columns -= q.stage_",),
-        "a copy that nobody reads": ("wgrad_fetch.cuh: if (p [==] 1 && !taps.paired) bre",),
         "orbits that are not stored": (
             "wgrad_kernel.cuh: const bool second = place.orbit [+] 16 < q.orbits;",
             "wgrad_kernel.cuh: nst bool second = place.orbit + 16 [<] q.orbits;",

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from emulator import build
 from emulator.operators import Device
-from problems import Problem, problem
+from problems import MIXED3, Problem, problem
 from test_cuda_kernels import STRIPS, check, reads_far
 
 SECONDS = 4  # of CPU for a case; what takes longer does not end
@@ -90,6 +90,8 @@ def cases() -> list[Case]:
     for channels in (137, 201):
         add("dgrad", problem("tiles", 8, channels, (8, 16), 3, {"h": 8}, **one), f16)
     add("fprop", problem("half-a-step", 16, 24, (7, 9), 3, {"hv": 16}, **one), f16)
+    # All parities that there are.
+    add("dgrad", problem("all", 27, 2, (2, 3, 2), 3, MIXED3, padding=1), f16)
     # a weight's gradient
     add("wgrad", problem("rolling", 6, 8, (24, 41), 3, {"hv": 4, "h": 2}, **one), *cores)
     # Splits of three steps, the third of which ends one step before the line does.
@@ -99,6 +101,7 @@ def cases() -> list[Case]:
     add("wgrad", problem("seven", 20, 6, (6, 7), (7, 4), {"hv": 16}, padding=(3, 2)), f16)
     add("wgrad", problem("tiles", 140, 70, (4, 5), (1, 3), {"hv": 140}, padding=(0, 1)), *cores)
     add("wgrad", problem("orbits", 136, 4, (3, 3, 4), 3, {"hvz": 136}, stride=(1, 1, 2), padding=1), f16)
+    add("wgrad", problem("flat", 16, 8, (2, 4, 5), (1, 3, 3), {"hvz": 16}, padding=(0, 1, 1)), f16)
     # what lies past 2^31 elements
     for operator, tensor in (("fprop", "input"), ("dgrad", "grad_output")):
         add(operator, problem("far", 16, 8, (5, 6), 3, {"hv": 16}, padding=1, batch=2), bf16, far=tensor)
