@@ -55,7 +55,7 @@ cuda-kernels: every-cuda-kernel  ## compile the CUDA kernels for every GPU; thei
 cuda-kernels-check: every-cuda-kernel  ## compile them, and compare with docs/cuda-kernels.md
 	$(MACHINE_CODE) --check
 
-every-cuda-kernel: $(VENV)/.cuda $(VENV)/.$(RUN) $(VENV)/.build
+every-cuda-kernel: $(VENV)/.cuda $(VENV)/.$(RUN) $(VENV)/.build $(VENV)/.test
 	CUDA_HOME="$(CUDA_PACKAGES)" SYMCONV_CUDA=1 TORCH_CUDA_ARCH_LIST="$(ARCHITECTURES)" \
 	  $(BIN)/python setup.py build_ext --build-temp $(CUDA_KERNELS) --build-lib $(CUDA_KERNELS)
 
