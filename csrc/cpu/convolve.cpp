@@ -206,8 +206,8 @@ class Convolve {
           for (const Reached& reached : scratch.reached) {
             const int64_t low = std::max(begin, reached.first), high = std::min(end, reached.last);
             if (low < high) {
-              add_to_slots(b, orbit, orbits, reached.taps, sums + low, row, high - low, slots + (low - begin),
-                           slot_row);
+              compute_slots(b, orbit, orbits, reached.taps, sums + low, row, high - low,
+                            slots + (low - begin), slot_row);
             }
           }
           write_orbits(group, b, orbit, orbits, slots, slot_row, orbits * slot_row, begin - first,
@@ -239,8 +239,8 @@ class Convolve {
   }
 
   // The slots of some orbits of a block, for `points` points that the same taps along v reach.
-  void add_to_slots(size_t b, int64_t first_orbit, int64_t orbits, uint32_t taps, const T* sums, int64_t row,
-                    int64_t points, T* slots, int64_t slot_row) const {
+  void compute_slots(size_t b, int64_t first_orbit, int64_t orbits, uint32_t taps, const T* sums, int64_t row,
+                     int64_t points, T* slots, int64_t slot_row) const {
     for (int q = 0; q < c_.rows[b].size(); ++q) {
       SignedRow<T> terms[2 * kMostTapsOfV];
       int count = 0;
@@ -363,7 +363,7 @@ class Convolve {
     }
   }
 
-  // Folds one chunk of a tile, panel by panel and piece by piece, and adds its products to the slots. Where
+  // Folds one chunk of a tile, panel by panel and piece by piece, and adds its products to the sums. Where
   // the kernels can, they fold the next piece while they multiply one.
   void multiply(int64_t points, size_t k, const Patch::Planes<T>& planes, T* sums, int64_t sums_row,
                 ThreadScratch& scratch) const {

@@ -14,7 +14,8 @@
 
 namespace symconv::cpu {
 
-constexpr int kMostTapsOfV = 31;  // that are applied to products, if any are
+// Taps along v that are applied to the products, at most: with more, all taps are in the patch.
+constexpr int kMostTapsOfV = 31;
 
 struct Schedule {
   Tiling tiling;

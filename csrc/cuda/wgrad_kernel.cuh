@@ -16,12 +16,12 @@
 // scratch memory, by a second kernel, always in the same order.
 //
 // Counted on paper, for 9 coefficients of hv in a half type, for a warp and a step:
-//     mma          36                        288 cycles of a tensor core, so 72 wavefronts for each of 4
-//     warps grad_output  4 copies x 2 ldmatrix.x4  32 wavefronts taps         3 rows x 1 ldmatrix.x4    12
-//     wavefronts, and as many for each of 2 columns before a line copies       4 KiB and 3 x 2 KiB for a
-//     team, 8 and 12 wavefronts for each of its warps others       64 for the butterfly, 8 + 24 for the fold,
-//     24 to move the columns on registers    144 sums, 24 columns that stay, 36 folded taps, of which 12 are
-//     among those, 16 slots
+// - mma: 36, which are 288 cycles of a tensor core, so 72 wavefronts for each of 4 warps
+// - grad_output: 4 copies x 2 ldmatrix.x4, 32 wavefronts
+// - taps: 3 rows x 1 ldmatrix.x4, 12 wavefronts, and as many for each of 2 columns before a line
+// - copies: 4 KiB and 3 x 2 KiB for a team, 8 and 12 wavefronts for each of its warps
+// - others: 64 for the butterfly, 8 + 24 for the fold, 24 to move the columns on
+// - registers: 144 sums, 24 columns that stay, 36 folded taps, of which 12 are among those, 16 slots
 #pragma once
 
 #include "tile_elements.cuh"
