@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <optional>
 
 #include "ahead.h"
 #include "kernels.h"
@@ -15,11 +16,6 @@
 
 namespace symconv::cpu {
 namespace {
-
-// The part of every row block that one work item computes.
-struct RowRange {
-  int64_t first, last;
-};
 
 // A call of the micro-kernel.
 struct Call {
@@ -38,7 +34,7 @@ struct Reached {
 constexpr int64_t kBlockVectors = 4;  // of points, whose channels are written together
 
 struct ThreadScratch {
-  Scratch staged, folded, accumulators, slots, segments;
+  Scratch weights, staged, folded, accumulators, slots, segments;
   std::vector<Move> moves;
   std::vector<int> ends;
   std::vector<uint32_t> masks;
@@ -47,7 +43,7 @@ struct ThreadScratch {
   std::vector<RowRange> rows;
   std::vector<Call> calls;
   std::vector<size_t> call_ends;  // of each piece
-  Ahead output, source;
+  Ahead output, source, filters;
   std::vector<OutputRun> next;
   std::vector<Reached> reached;
 };
@@ -61,24 +57,35 @@ struct ThreadScratch {
 template <typename T>
 class Convolve {
  public:
-  Convolve(const Convolution& convolution, int threads)
+  // `packed`: whether it is run with packed weights.
+  Convolve(const Convolution& convolution, int threads, bool packed)
       : c_(convolution),
         kernels_(kernels<T>()),
         schedule_(schedule(convolution, kernels_.lanes, kernels_.vectors, kernels_.rows, kernels_.folds_aside,
-                           kernels_.l1_bytes, kernels_.l2_bytes, sizeof(T), threads)),
+                           kernels_.l1_bytes, kernels_.l2_bytes, sizeof(T), threads, packed)),
         patch_(schedule_.strips > 0 ? convolution.without_v() : convolution, schedule_.tiling, kernels_.lanes,
                sizeof(T)),
         packing_(convolution, patch_, schedule_.piece_columns, kernels_.rows, schedule_.by_v),
-        panel_(kernels_.lanes * schedule_.vectors) {}
+        panel_(kernels_.lanes * schedule_.vectors),
+        prepacked_(packed) {}
 
   int64_t packed_elements() const { return packing_.elements(); }
   void pack(const Tensor& weight, T* packed, const Threads& threads) const {
     packing_.pack(kernels_, weight, packed, threads);
   }
 
-  void run(const Tensor& source, const T* packed, const Tensor& bias, const Tensor& output,
-           const Threads& threads) const {
-    static thread_local Scratch bias_scratch;
+  // From `packed` weights or, if that is null, from `weight`.
+  void run(const Tensor& source, const Tensor& weight, const T* packed, const Tensor& bias,
+           const Tensor& output, const Threads& threads) const {
+    static thread_local Scratch bias_scratch, packed_scratch;
+    std::optional<Packing::Source> unpacked;
+    if (!packed && schedule_.strips == 0 && folds_weights_in_tiles(patch_.tiles())) {
+      unpacked.emplace(packing_, weight);
+    } else if (!packed) {
+      T* buffer = packed_scratch.get<T>(packed_elements());
+      pack(weight, buffer, threads);
+      packed = buffer;
+    }
     const T* biases = nullptr;
     if (bias.data) {
       T* copy = bias_scratch.get<T>(c_.groups * c_.row_channels);
@@ -89,7 +96,7 @@ class Convolve {
       return threads.run(c_.groups * c_.batch * strips, [&](int64_t begin, int64_t end) {
         ThreadScratch& scratch = thread_scratch();
         for (int64_t i = begin; i < end; ++i) {
-          run_strip(i, i + 1 < end ? i + 1 : i, source, packed, biases, output, scratch);
+          run_strip(i, i + 1 < end ? i + 1 : i, source, {packed, nullptr}, biases, output, scratch);
         }
       });
     }
@@ -98,13 +105,40 @@ class Convolve {
       ThreadScratch& scratch = thread_scratch();
       for (int64_t i = begin; i < end; ++i) {
         run_tile(i / splits / patch_.tiles(), patch_.tile(i / splits % patch_.tiles()), i % splits, source,
-                 packed, biases, output, scratch);
+                 {packed, unpacked ? &*unpacked : nullptr}, biases, output, scratch);
       }
     });
   }
 
  private:
-  void run_tile(int64_t group, const Tile& tile, int64_t split, const Tensor& source, const T* packed,
+  // Packed, or to be folded chunk by chunk.
+  struct Weights {
+    const T* packed;
+    const Packing::Source* source;
+  };
+  // What plan_calls reads: element packing_.offset() - first.
+  struct ChunkWeights {
+    const T* packed;
+    int64_t first;
+  };
+
+  // Those of chunk `k` for this part's rows.
+  ChunkWeights weights_of(int64_t group, size_t k, const Weights& weights, ThreadScratch& scratch) const {
+    if (!weights.source) return {weights.packed, 0};
+    const int64_t first = packing_.offset(group, k, {0, 0}, 0, 0);
+    T* packed = scratch.weights.template get<T>(patch_.chunks()[k].columns * c_.row_filters() * c_.taps());
+    for (const Piece& piece : packing_.pieces(k)) {
+      for (size_t b = 0; b < c_.rows.size(); ++b) {
+        for (int64_t row = scratch.rows[b].first; row < scratch.rows[b].last; row += kernels_.rows) {
+          weights.source->fold(kernels_, group, k, piece, b, row,
+                               packed + (packing_.offset(group, k, piece, b, row) - first));
+        }
+      }
+    }
+    return {packed, first};
+  }
+
+  void run_tile(int64_t group, const Tile& tile, int64_t split, const Tensor& source, const Weights& weights,
                 const T* bias, const Tensor& output, ThreadScratch& scratch) const {
     const int64_t points = patch_.points(tile);
     // Rows of accumulators: for each row block the split's part of every slot.
@@ -123,7 +157,7 @@ class Convolve {
     T* accumulators = scratch.accumulators.get<T>(accumulator_rows * row);
     patch_.runs(tile, 0, points, output, scratch.runs);
     if (patch_.chunks().empty()) std::memset(accumulators, 0, accumulator_rows * row * sizeof(T));
-    compute_sums(group, tile, patch_.after(tile), source, packed, output, accumulators, row, scratch);
+    compute_sums(group, tile, patch_.after(tile), source, weights, output, accumulators, row, scratch);
     write(group, accumulators, row, bias, output, scratch);
   }
 
@@ -145,8 +179,8 @@ class Convolve {
 
   // A strip, tile by tile, where each tap along v has sums of its own. The slots of a tile's last points need
   // sums of the next tile: their own are held until then, in front of the next ones.
-  void run_strip(int64_t index, int64_t next_index, const Tensor& source, const T* packed, const T* bias,
-                 const Tensor& output, ThreadScratch& scratch) const {
+  void run_strip(int64_t index, int64_t next_index, const Tensor& source, const Weights& weights,
+                 const T* bias, const Tensor& output, ThreadScratch& scratch) const {
     const Strip strip = this->strip(index), next_strip = this->strip(next_index);
     const int64_t group = strip.group;
     int64_t sum_rows = 0;
@@ -175,7 +209,7 @@ class Convolve {
       const int64_t whole = std::max<int64_t>(0, tile.last_row - after - strip.first) / lanes * lanes;
       const int64_t ready = ends ? strip.last : std::min(strip.first + whole, strip.last);
       patch_.runs({done, ready, 0, 1}, 0, ready - done, output, scratch.runs);
-      compute_sums(group, tile, next, source, packed, output, sums + held, row, scratch);
+      compute_sums(group, tile, next, source, weights, output, sums + held, row, scratch);
       write_by_v(group, sums + held - begin, row, done, ready, bias, output, scratch);
       done = ready;
       kept = std::max(kept, ready - before);
@@ -262,8 +296,9 @@ class Convolve {
   }
 
   // The sums of a tile's points, chunk by chunk. `next`: the tile that comes after it, if it has rows.
-  void compute_sums(int64_t group, const Tile& tile, const Tile& next, const Tensor& source, const T* packed,
-                    const Tensor& output, T* sums, int64_t row, ThreadScratch& scratch) const {
+  void compute_sums(int64_t group, const Tile& tile, const Tile& next, const Tensor& source,
+                    const Weights& weights, const Tensor& output, T* sums, int64_t row,
+                    ThreadScratch& scratch) const {
     T* staged = scratch.staged.get<T>(patch_.staged_elements());
     patch_.moves(tile, panel_, scratch.moves, scratch.ends, scratch.masks);
     patch_.staging(tile, source, scratch.staging);
@@ -274,8 +309,8 @@ class Convolve {
         patch_.stage(kernels_, scratch.staging, chunk, group, source, staged);
         planes = patch_.staged<T>(chunk, staged);
       }
-      plan_calls(group, k, packed, scratch);
-      look_ahead(group, tile, next, k, source, output, scratch);
+      plan_calls(group, k, weights_of(group, k, weights, scratch), scratch);
+      look_ahead(group, tile, next, k, source, weights, output, scratch);
       multiply(patch_.points(tile), k, planes, sums, row, scratch);
     }
   }
@@ -293,9 +328,10 @@ class Convolve {
   // output. Channels that are planes are asked for one by one; where they lie next to each other, whole
   // points are, with the last chunk, unless they are of several groups.
   void look_ahead(int64_t group, const Tile& tile, const Tile& after, size_t k, const Tensor& source,
-                  const Tensor& output, ThreadScratch& scratch) const {
+                  const Weights& weights, const Tensor& output, ThreadScratch& scratch) const {
     scratch.source.clear();
     scratch.output.clear();
+    scratch.filters.clear();
     if (near(source, output)) return;
     const bool last = k + 1 == patch_.chunks().size();
     const Tile& next = last ? after : tile;
@@ -321,26 +357,60 @@ class Convolve {
         add_channel(0);
       }
     }
-    const int64_t output_point = output.strides[4] * c_.output_step[2];
-    if (last && schedule_.row_splits == 1 &&
-        (output_point == 1 || (output.strides[1] == 1 && c_.groups == 1))) {
-      const int64_t element = element_size(output.dtype);
-      for (const OutputRun& run : scratch.runs) {
-        scratch.output.add_range(run.offset * element, run.count * output_point * element);
+    if (last) {
+      look_ahead_at_output(group, output, scratch);
+    } else if (weights.source) {
+      weights.source->ahead(group, k + 1, scratch.rows, scratch.filters);
+    } else if (prepacked_ && packed_elements() * static_cast<int64_t>(sizeof(T)) > kernels_.l2_bytes / 2) {
+      constexpr int64_t element = sizeof(T);
+      for (const Piece& piece : packing_.pieces(k + 1)) {
+        for (size_t b = 0; b < c_.rows.size(); ++b) {
+          const auto [begin, end] = scratch.rows[b];
+          scratch.filters.add_range(packing_.offset(group, k + 1, piece, b, begin) * element,
+                                    (end - begin) * piece.columns * c_.taps() * element);
+        }
       }
-      const int64_t planes = output_point == 1 ? c_.row_channels : 1;
-      for (int64_t channel = 0; channel < planes; ++channel) {
-        scratch.output.add_plane(static_cast<const char*>(output.data) +
-                                 (group * c_.row_channels + channel) * output.strides[1] * element);
-      }
+      scratch.filters.add_plane(weights.packed);
     }
     const int64_t calls = static_cast<int64_t>(scratch.calls.size()) * ceil_div(patch_.points(tile), panel_);
     scratch.source.spread(calls);
     scratch.output.spread(calls);
+    scratch.filters.spread(calls);
+  }
+
+  // Of each row block the channels of this part's rows, copy by copy. Where they lie next to each other, they
+  // are asked for point by point, unless they are all.
+  void look_ahead_at_output(int64_t group, const Tensor& output, ThreadScratch& scratch) const {
+    const int64_t point = output.strides[4] * c_.output_step[2], element = element_size(output.dtype);
+    const bool planar = point == 1, whole = !planar && schedule_.row_splits == 1 && c_.groups == 1;
+    if (!planar && output.strides[1] != 1) return;
+    int64_t most = 0;
+    for (size_t b = 0; b < c_.rows.size(); ++b) {
+      const RowRange& range = scratch.rows[b];
+      const int64_t rows = range.last - range.first;
+      most = std::max(most, rows);
+      for (int copy = 0; copy < c_.rows[b].size() && rows > 0 && !whole; ++copy) {
+        const int64_t channel = group * c_.row_channels + c_.rows[b].channel(range.first, copy);
+        for (int64_t r = 0; r < (planar ? rows : 1); ++r) {
+          scratch.output.add_plane(static_cast<const char*>(output.data) +
+                                   (channel + r) * output.strides[1] * element);
+        }
+      }
+    }
+    if (whole) scratch.output.add_plane(output.data);
+    for (const OutputRun& run : scratch.runs) {
+      if (planar || whole) {
+        scratch.output.add_range(run.offset * element, run.count * point * element);
+        continue;
+      }
+      for (int64_t i = 0; i < run.count; ++i) {
+        scratch.output.add_range((run.offset + i * point) * element, most * element);
+      }
+    }
   }
 
   // What the micro-kernel is called for with each folded piece of a chunk: a panel of rows of every sum.
-  void plan_calls(int64_t group, size_t k, const T* packed, ThreadScratch& scratch) const {
+  void plan_calls(int64_t group, size_t k, const ChunkWeights& weights, ThreadScratch& scratch) const {
     scratch.calls.clear();
     scratch.call_ends.clear();
     for (const Piece& piece : packing_.pieces(k)) {
@@ -351,8 +421,8 @@ class Convolve {
           for (int64_t r = range.first; r < range.last; r += kernels_.rows) {
             Call& call = scratch.calls.emplace_back();  // in place: a copy would wait for the stores
             call.m = static_cast<int>(std::min<int64_t>(kernels_.rows, range.last - r));
-            call.packed =
-                packed + packing_.offset(group, k, piece, b, r) + sum.first * piece.columns * call.m;
+            call.packed = weights.packed + (packing_.offset(group, k, piece, b, r) - weights.first) +
+                          sum.first * piece.columns * call.m;
             call.sum = &sum;
             call.target = target + r - range.first;
           }
@@ -402,7 +472,7 @@ class Convolve {
   [[gnu::noinline]] void multiply_piece(size_t j, int vectors, size_t k, const T* folded, T* sums,
                                         int64_t sums_row, FoldArguments<T>* next_fold,
                                         ThreadScratch& scratch) const {
-    const void* lines[2 * Ahead::kMostLines];
+    const void* lines[3 * Ahead::kMostLines];
     Aside<T> aside{next_fold, lines, 0};
     const int64_t columns = packing_.pieces(k)[j].columns, n = columns * panel_;
     const Sum* sum = nullptr;
@@ -420,6 +490,7 @@ class Convolve {
       }
       aside.line_count = scratch.source.take(lines);
       aside.line_count += scratch.output.take(lines + aside.line_count);
+      aside.line_count += scratch.filters.take(lines + aside.line_count);
       kernels_.gemm(call->m, vectors, static_cast<const T*>(call->packed), 1, call->m, segments, count,
                     panel_, sums + call->target * sums_row, sums_row, k > 0 || j > 0, aside);
     }
@@ -480,6 +551,7 @@ class Convolve {
   Patch patch_;
   Packing packing_;
   int64_t panel_;  // points that are multiplied at once
+  bool prepacked_;
 };
 
 template <typename F>
@@ -491,14 +563,14 @@ auto with_compute_type(DType dtype, F&& f) {
 
 int64_t packed_elements(const Convolution& convolution, DType dtype, int threads) {
   return with_compute_type(
-      dtype, [&](auto t) { return Convolve<decltype(t)>(convolution, threads).packed_elements(); });
+      dtype, [&](auto t) { return Convolve<decltype(t)>(convolution, threads, true).packed_elements(); });
 }
 
 void pack_weights(const Convolution& convolution, const Tensor& weight, void* packed,
                   const Threads& threads) {
   with_compute_type(weight.dtype, [&](auto t) {
     using T = decltype(t);
-    Convolve<T>(convolution, threads.count).pack(weight, static_cast<T*>(packed), threads);
+    Convolve<T>(convolution, threads.count, true).pack(weight, static_cast<T*>(packed), threads);
   });
 }
 
@@ -508,15 +580,8 @@ void convolve(const Convolution& convolution, const Tensor& source, const Tensor
     return;
   with_compute_type(source.dtype, [&](auto t) {
     using T = decltype(t);
-    static thread_local Scratch weights;
-    const Convolve<T> loops(convolution, threads.count);
-    const T* operand = static_cast<const T*>(packed);
-    if (!operand) {
-      T* buffer = weights.get<T>(loops.packed_elements());
-      loops.pack(weight, buffer, threads);
-      operand = buffer;
-    }
-    loops.run(source, operand, bias, output, threads);
+    Convolve<T>(convolution, threads.count, packed != nullptr)
+        .run(source, weight, static_cast<const T*>(packed), bias, output, threads);
   });
 }
 

@@ -100,21 +100,64 @@ void Packing::plan_by_v(const Block& block, std::vector<Sum>& sums, std::vector<
   }
 }
 
-template <typename T>
-void Packing::pack(const Kernels<T>& kernels, const Tensor& weight, T* packed, const Threads& threads) const {
-  const Convolution& c = convolution_;
-  // Dimension 0 of the weight is A: the rows of an fprop, the columns of a dgrad; its groups follow one
-  // another there.
-  const int64_t row_stride = weight.strides[c.rows_are_a ? 0 : 1],
-                column_stride = weight.strides[c.rows_are_a ? 1 : 0];
-  const int64_t group_stride = weight.strides[0] * (c.rows_are_a ? c.row_filters() : c.column_filters());
-  const int64_t element = element_size(weight.dtype);
+// Dimension 0 of the weight is A: the rows of an fprop, the columns of a dgrad; its groups follow one another
+// there.
+Packing::Source::Source(const Packing& packing, const Tensor& weight) : packing_(packing), weight_(weight) {
+  const Convolution& c = packing.convolution_;
+  row_stride_ = weight.strides[c.rows_are_a ? 0 : 1];
+  column_stride_ = weight.strides[c.rows_are_a ? 1 : 0];
+  group_stride_ = weight.strides[0] * (c.rows_are_a ? c.row_filters() : c.column_filters());
   TapOffsets offsets[kAxes];
   for (int d = 0; d < kAxes; ++d) {
     for (int64_t t = 0; t < c.kernel[d]; ++t) {
       offsets[d].push_back((c.tap_first[d] + t * c.tap_step[d]) * weight.strides[2 + d]);
     }
   }
+  for (size_t b = 0; b < c.rows.size(); ++b) {
+    sets_.push_back(tap_sets(packing.fold_, 0, offsets, packing.positions_[b]));
+  }
+}
+
+template <typename T>
+void Packing::Source::fold(const Kernels<T>& kernels, int64_t group, size_t chunk, const Piece& piece,
+                           size_t block, int64_t row, T* target) const {
+  const Convolution& c = packing_.convolution_;
+  const Chunk& of = packing_.patch_.chunks()[chunk];
+  const int64_t rows = std::min(packing_.panel_rows_, c.rows[block].orbits - row);
+  const int64_t first = group * group_stride_ + (c.rows[block].first + row) * row_stride_ +
+                        (c.columns[of.block].first + of.first + piece.first) * column_stride_;
+  kernels.fold_weight(weight_.dtype, sets_[block].data(), static_cast<int>(sets_[block].size()),
+                      static_cast<const char*>(weight_.data) + first * element_size(weight_.dtype),
+                      row_stride_, static_cast<int>(rows), column_stride_, piece.columns, target,
+                      piece.columns * rows);
+}
+
+void Packing::Source::ahead(int64_t group, size_t chunk, const std::vector<RowRange>& rows,
+                            Ahead& ahead) const {
+  const Convolution& c = packing_.convolution_;
+  const int64_t element = element_size(weight_.dtype);
+  if (std::min(row_stride_, column_stride_) < c.taps()) return;
+  const Chunk& of = packing_.patch_.chunks()[chunk];
+  const char* first =
+      static_cast<const char*>(weight_.data) +
+      (group * group_stride_ + (c.columns[of.block].first + of.first) * column_stride_) * element;
+  if (row_stride_ >= column_stride_) {
+    ahead.add_range(0, of.columns * column_stride_ * element);
+  } else {
+    for (int64_t j = 0; j < of.columns; ++j) ahead.add_plane(first + j * column_stride_ * element);
+  }
+  for (size_t b = 0; b < rows.size(); ++b) {
+    const auto [begin, end] = rows[b];
+    const int64_t row = (c.rows[b].first + begin) * row_stride_ * element, step = row_stride_ * element;
+    if (row_stride_ < column_stride_) ahead.add_range(row, (end - begin) * step);
+    for (int64_t r = 0; r < end - begin && row_stride_ >= column_stride_; ++r) {
+      ahead.add_plane(first + row + r * step);
+    }
+  }
+}
+
+template <typename T>
+void Packing::pack(const Kernels<T>& kernels, const Tensor& weight, T* packed, const Threads& threads) const {
   struct Panel {
     size_t chunk;
     Piece piece;
@@ -122,38 +165,31 @@ void Packing::pack(const Kernels<T>& kernels, const Tensor& weight, T* packed, c
     int64_t row;
   };
   std::vector<Panel> panels;
-  std::vector<std::vector<TapSet>> sets;
-  for (size_t b = 0; b < c.rows.size(); ++b) {
-    sets.push_back(tap_sets(fold_, 0, offsets, positions_[b]));
-  }
   // Filter by filter, so that the weight is read from its beginning to its end.
-  for (size_t b = 0; b < c.rows.size(); ++b) {
-    for (int64_t row = 0; row < c.rows[b].orbits; row += panel_rows_) {
+  for (size_t b = 0; b < convolution_.rows.size(); ++b) {
+    for (int64_t row = 0; row < convolution_.rows[b].orbits; row += panel_rows_) {
       for (size_t k = 0; k < patch_.chunks().size(); ++k) {
         for (const Piece& piece : pieces_[k]) panels.push_back({k, piece, b, row});
       }
     }
   }
+  const Source source(*this, weight);
   const int64_t per_group = static_cast<int64_t>(panels.size());
-  threads.run(c.groups * per_group, [&](int64_t begin, int64_t end) {
+  threads.run(convolution_.groups * per_group, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t group = i / per_group;
-      const Panel& panel = panels[i % per_group];
-      const Chunk& chunk = patch_.chunks()[panel.chunk];
-      const int64_t column = c.columns[chunk.block].first + chunk.first + panel.piece.first;
-      const int64_t row = c.rows[panel.block].first + panel.row, columns = panel.piece.columns;
-      const int rows = static_cast<int>(std::min(panel_rows_, c.rows[panel.block].orbits - panel.row));
-      kernels.fold_weight(weight.dtype, sets[panel.block].data(), static_cast<int>(sets[panel.block].size()),
-                          static_cast<const char*>(weight.data) +
-                              (group * group_stride + row * row_stride + column * column_stride) * element,
-                          row_stride, rows, column_stride, columns,
-                          packed + offset(group, panel.chunk, panel.piece, panel.block, panel.row),
-                          columns * rows);
+      const auto& [chunk, piece, block, row] = panels[i % per_group];
+      source.fold(kernels, i / per_group, chunk, piece, block, row,
+                  packed + offset(i / per_group, chunk, piece, block, row));
     }
   });
 }
 
-template void Packing::pack<float>(const Kernels<float>&, const Tensor&, float*, const Threads&) const;
-template void Packing::pack<double>(const Kernels<double>&, const Tensor&, double*, const Threads&) const;
+#define SYMCONV_PACK(T)                                                                                     \
+  template void Packing::pack<T>(const Kernels<T>&, const Tensor&, T*, const Threads&) const;               \
+  template void Packing::Source::fold<T>(const Kernels<T>&, int64_t, size_t, const Piece&, size_t, int64_t, \
+                                         T*) const;
+SYMCONV_PACK(float)
+SYMCONV_PACK(double)
+#undef SYMCONV_PACK
 
 }  // namespace symconv::cpu

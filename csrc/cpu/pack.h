@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "ahead.h"
 #include "patch.h"
 
 namespace symconv::cpu {
@@ -30,6 +31,11 @@ struct Sum {
   std::vector<Tap> taps;  // none: all taps are in the patch
 
   void add(int64_t first_coefficient, int64_t coefficients);
+};
+
+// Rows [first, last) of a row block.
+struct RowRange {
+  int64_t first, last;
 };
 
 // Columns [first, first + columns) of a chunk.
@@ -55,9 +61,27 @@ class Packing {
                                                (rows_before_[block] + row) * piece.columns);
   }
 
-  // Folds and packs `weight`, whose rows and columns of a group lie weight_row and weight_column apart.
+  // Folds and packs all of `weight`.
   template <typename T>
   void pack(const Kernels<T>& kernels, const Tensor& weight, T* packed, const Threads& threads) const;
+
+  // A weight that is folded panel by panel.
+  class Source {
+   public:
+    Source(const Packing& packing, const Tensor& weight);
+    // The panel of rows from `row` of row block `block`, for a piece of a chunk, to `target`.
+    template <typename T>
+    void fold(const Kernels<T>& kernels, int64_t group, size_t chunk, const Piece& piece, size_t block,
+              int64_t row, T* target) const;
+    // What that will read for a chunk and some rows of every block, if the taps of a filter lie together.
+    void ahead(int64_t group, size_t chunk, const std::vector<RowRange>& rows, Ahead& ahead) const;
+
+   private:
+    const Packing& packing_;
+    const Tensor& weight_;
+    int64_t group_stride_, row_stride_, column_stride_;
+    std::vector<std::vector<TapSet>> sets_;  // of each row block
+  };
 
  private:
   // The sums of a row block whose coefficients get `position`, in the order of their parity classes.

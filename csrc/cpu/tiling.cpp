@@ -42,64 +42,99 @@ struct Cut {
 };
 
 // The cheapest of the cuts that are offered in ascending size of tile; of those that are nearly so the first.
+// Where tiles are fewer than threads, their rows are split.
 class Cheapest {
  public:
+  // `most_panels`: of points in a tile. `sums`: its rows of accumulators; those of a part should stay in L2.
+  // `packed`: whether the weights have been folded. `splits`: whether rows may be split.
   Cheapest(const Convolution& c, int lanes, int vectors, int rows, int threads, int64_t element_bytes,
-           int64_t l2_bytes)
-      : lanes_(lanes),
+           int64_t l2_bytes, int64_t most_panels, int64_t sums, bool packed, bool splits)
+      : blocks_(c.rows),
+        rows_(rows),
+        lanes_(lanes),
         vectors_(vectors),
         threads_(threads),
         groups_(c.groups),
+        panel_(static_cast<int64_t>(lanes) * vectors),
+        most_panels_(most_panels),
+        sum_points_(l2_bytes / 2 / std::max<int64_t>(1, sums * element_bytes)),
+        packed_(packed),
         columns_(static_cast<double>(c.column_filters()) * static_cast<double>(c.taps())),
-        filters_(static_cast<double>(c.row_filters())),
         channels_(static_cast<double>(c.column_channels)),
         element_(static_cast<double>(element_bytes)),
         l2_(static_cast<double>(l2_bytes)) {
-    for (const Block& b : c.rows) panels_ = std::max(panels_, ceil_div(b.orbits, static_cast<int64_t>(rows)));
+    for (const Block& b : blocks_) most_parts_ = std::max(most_parts_, panels(b));
+    most_parts_ = splits ? std::min<int64_t>(most_parts_, threads) : 1;
   }
 
+  // Points of a tile whose rows are split into `parts`, at most.
+  int64_t most_points(int64_t parts) const {
+    return std::clamp<int64_t>(sum_points_ * parts, panel_, most_panels_ * panel_);
+  }
+  // The same of any tile.
+  int64_t most_points() const { return most_points(most_parts_); }
+
   bool offer(const Cut& cut) {
-    const double cost = cycles(cut);
+    const int64_t parts = this->parts(cut);
+    const bool first = least_ == std::numeric_limits<double>::infinity();
+    if (!first && cut.tile > most_points(packed_ ? 1 : parts)) return false;
+    const double cost = cycles(cut, parts);
     if (cost > 0.99 * least_) return false;
     least_ = cost;
-    splits_ = splits(cut);
+    parts_ = parts;
     return true;
   }
-  // Parts that the rows of each tile are split into, so that no thread is idle.
-  int64_t row_splits() const { return splits_; }
+  // Parts that the rows of each tile are split into.
+  int64_t row_splits() const { return parts_; }
 
  private:
   int64_t tiles(const Cut& cut) const { return cut.runs * cut.tiles_of_run() * groups_; }
-  int64_t splits(const Cut& cut) const {
-    return tiles(cut) >= threads_ ? 1 : std::clamp<int64_t>(threads_ / tiles(cut), 1, panels_);
+  // So many that no thread is idle.
+  int64_t parts(const Cut& cut) const { return std::clamp<int64_t>(threads_ / tiles(cut), 1, most_parts_); }
+  int64_t panels(const Block& b) const { return ceil_div(b.orbits, rows_); }
+  // Rows of the largest part.
+  double rows(int64_t parts) const {
+    int64_t rows = 0;
+    for (const Block& b : blocks_) rows += std::min(b.orbits, ceil_div(panels(b), parts) * rows_);
+    return static_cast<double>(rows);
   }
   // In vectors: a last panel of a single one keeps the GEMM waiting for weights, for as long as 1.3.
   double vectors(int64_t points) const {
     const int64_t whole = ceil_div(points, lanes_);
     return static_cast<double>(whole) + (whole % vectors_ == 1 ? 0.3 : 0.0);
   }
+  // What it saves that each thread folds the weights of its part, which are in its cache then: otherwise all
+  // threads fold all of them ahead, and have them from each other.
+  double saved(const Cut& cut, double weights) const {
+    if (packed_ || !folds_weights_in_tiles(tiles(cut) / groups_)) return 0;
+    const double all = columns_ * rows(1);
+    return all / static_cast<double>(threads_) * (1 + 1.7 * std::min(1.0, all * element_ / l2_)) - weights;
+  }
   // Of the thread that has most to do: for each vector of points the GEMM and the fold, and for each tile
   // staging, the way of the weights to L1, and what is set up.
-  double cycles(const Cut& cut) const {
-    const int64_t parts = splits(cut), turns = ceil_div(tiles(cut) * parts, threads_);
+  double cycles(const Cut& cut, int64_t parts) const {
+    const int64_t turns = ceil_div(tiles(cut) * parts, threads_);
     const int64_t last = turns / cut.tiles_of_run();
-    const double filters = filters_ / static_cast<double>(parts);
+    const double rows = this->rows(parts);
     const double points = static_cast<double>(turns - last) * vectors(std::min(cut.tile, cut.points)) +
                           static_cast<double>(last) * vectors(cut.last());
     // A vector's worth of 16 from the core's own cache takes two cycles; the less of it they fill, the more
     // of them are still there.
-    const double weights = columns_ * filters / 8 * std::min(1.0, columns_ * filters * element_ / l2_);
+    const double weights = columns_ * rows;
+    const double load = weights / 8 * std::min(1.0, weights * element_ / l2_);
     const double stage = 1.5 * channels_ * static_cast<double>(cut.staged);
     const double hold = 7 * static_cast<double>(cut.held);
-    return columns_ * (filters / 2 + 2.5) * points +
-           static_cast<double>(turns) * (stage + weights + hold + 1000);
+    return columns_ * (rows / 2 + 2.5) * points - saved(cut, weights) +
+           static_cast<double>(turns) * (stage + load + hold + 1000);
   }
 
-  int64_t lanes_, vectors_, threads_, groups_;
-  double columns_, filters_, channels_, element_, l2_;
-  int64_t panels_ = 1;  // of rows, in the largest block
+  const std::vector<Block>& blocks_;
+  int64_t rows_, lanes_, vectors_, threads_, groups_, panel_, most_panels_, sum_points_;
+  bool packed_;
+  double columns_, channels_, element_, l2_;
+  int64_t most_parts_ = 1;
   double least_ = std::numeric_limits<double>::infinity();
-  int64_t splits_ = 1;
+  int64_t parts_ = 1;
 };
 
 // With few rows, folding costs more than it saves to have all taps in one sum: where rows are tied, the taps
@@ -124,9 +159,9 @@ int64_t sums_by_v(const Convolution& c) {
 int64_t reach_of_v(const Convolution& c) { return (c.reach_v(c.kernel[1] - 1) - c.reach_v(0)) * c.output[2]; }
 
 // Tiles of rows.
-void tile_rows(const Convolution& c, int lanes, int64_t panel, int64_t most_points, Cheapest& cheapest,
-               Tiling& t) {
-  const int64_t row_count = c.output_rows();
+void tile_rows(const Convolution& c, int lanes, int64_t panel, Cheapest& cheapest, Tiling& t) {
+  // Not more points for tiles in parts, each of which would stage all rows.
+  const int64_t row_count = c.output_rows(), most_points = cheapest.most_points(1);
   t.width = width(c.output[2], std::max<int64_t>(most_points, 2 * panel));
   const int64_t width_tiles = ceil_div(c.output[2], t.width);
   for (int64_t r = 1; r <= row_count && (r == 1 || r * t.width <= most_points); ++r) {
@@ -137,12 +172,12 @@ void tile_rows(const Convolution& c, int lanes, int64_t panel, int64_t most_poin
 }
 
 // Flat tiles, of whole vectors.
-void tile_flat(const Convolution& c, int lanes, int64_t most_points, Cheapest& cheapest, Tiling& t) {
+void tile_flat(const Convolution& c, int lanes, Cheapest& cheapest, Tiling& t) {
   const int64_t image = c.output[0] * c.output[1] * c.output[2];
   const int64_t halo = (c.kernel[1] - 1) * c.dilation[1] * c.output[2];
   t.flat = true;
   t.width = 1;
-  const int64_t most = std::min(most_points, c.batch * image + lanes - 1);
+  const int64_t most = std::min(cheapest.most_points(), c.batch * image + lanes - 1);
   for (int64_t points = lanes; points <= most; points += lanes) {
     for (const bool by_image : {true, false}) {
       if (by_image && points >= image + lanes) continue;
@@ -165,14 +200,15 @@ int64_t strips(const Convolution& c, int64_t panel, int threads) {
 }
 
 // The flat tiles that cut them.
-void tile_strips(const Convolution& c, int lanes, int64_t most_points, Cheapest& cheapest, Schedule& s) {
+void tile_strips(const Convolution& c, int lanes, Cheapest& cheapest, Schedule& s) {
   const int64_t rows = c.output[0] * c.output[1], reach = reach_of_v(c);
   s.row_splits = 1;
   s.tiling.flat = s.tiling.by_image = true;
   s.tiling.width = 1;
   const int64_t points = ceil_div(rows, s.strips) * c.output[2] + (s.strips > 1 ? reach : 0);
   const int64_t held = sums_by_v(c) * ceil_div(reach, lanes);
-  for (int64_t tile = lanes; tile <= std::min(most_points, points + lanes - 1); tile += lanes) {
+  for (int64_t tile = lanes; tile <= std::min(cheapest.most_points() - reach, points + lanes - 1);
+       tile += lanes) {
     const Cut cut{c.batch * s.strips, points, tile, c.kernel[0] * ceil_div(tile, lanes), held};
     if (cheapest.offer(cut)) s.tiling.rows = tile;
   }
@@ -181,7 +217,7 @@ void tile_strips(const Convolution& c, int lanes, int64_t most_points, Cheapest&
 }  // namespace
 
 Schedule schedule(const Convolution& c, int lanes, int vectors, int rows, bool folds_aside, int64_t l1_bytes,
-                  int64_t l2_bytes, int64_t element_bytes, int threads) {
+                  int64_t l2_bytes, int64_t element_bytes, int threads, bool packed) {
   const int64_t panel = static_cast<int64_t>(lanes) * vectors;
   Schedule s{};
   s.vectors = vectors;
@@ -206,21 +242,25 @@ Schedule schedule(const Convolution& c, int lanes, int vectors, int rows, bool f
   s.tiling.columns = ceil_div(most, ceil_div(most, columns));  // equal chunks
 
   // The points' side. A tile's accumulators should stay in L2.
-  const auto most_of = [&](int64_t sums, int64_t panels) {
-    return std::clamp<int64_t>(l2_bytes / 2 / (sums * element_bytes), panel, panels * panel);
+  const auto cheapest = [&](int64_t sums, int64_t most_panels, bool splits) {
+    return Cheapest(c, lanes, vectors, rows, threads, element_bytes, l2_bytes, most_panels, sums, packed,
+                    splits);
   };
-  const int64_t most_points = most_of(c.row_channels, 16);
-  Cheapest cheapest(c, lanes, vectors, rows, threads, element_bytes, l2_bytes);
-  const int64_t most_by_v = s.by_v ? most_of(sums_by_v(c), 32) : 0;
-  if (s.by_v && flat(c) && reach_of_v(c) <= most_by_v / 2) s.strips = strips(c, panel, threads);
-  if (s.strips > 0) {
-    tile_strips(c, lanes, most_by_v - reach_of_v(c), cheapest, s);
-  } else if (flat(c)) {
-    tile_flat(c, lanes, most_points, cheapest, s.tiling);
-  } else {
-    tile_rows(c, lanes, panel, most_points, cheapest, s.tiling);
+  if (s.by_v && flat(c)) {
+    Cheapest of_strip = cheapest(sums_by_v(c), 32, false);
+    if (reach_of_v(c) <= of_strip.most_points() / 2) s.strips = strips(c, panel, threads);
+    if (s.strips > 0) {
+      tile_strips(c, lanes, of_strip, s);
+      return s;
+    }
   }
-  if (s.strips == 0) s.row_splits = cheapest.row_splits();
+  Cheapest of_tile = cheapest(c.row_channels, 16, true);
+  if (flat(c)) {
+    tile_flat(c, lanes, of_tile, s.tiling);
+  } else {
+    tile_rows(c, lanes, panel, of_tile, s.tiling);
+  }
+  s.row_splits = of_tile.row_splits();
   return s;
 }
 

@@ -28,10 +28,15 @@ struct Schedule {
   int64_t strips;
 };
 
+// Whether the weights are folded where they are needed, chunk by chunk, and not all of them ahead: they are
+// where a group's points are one tile, of which each part of the rows needs its own only.
+constexpr bool folds_weights_in_tiles(int64_t tiles) { return tiles == 1; }
+
 // For fprop and the pieces of dgrad. tiling.columns and piece_columns depend on the kernel and the channels
-// only. `folds_aside`: a piece is folded while the one before is multiplied, so two are held.
+// only. `folds_aside`: a piece is folded while the one before is multiplied, so two are held. `packed`:
+// whether the weights have been folded.
 Schedule schedule(const Convolution& convolution, int lanes, int vectors, int rows, bool folds_aside,
-                  int64_t l1_bytes, int64_t l2_bytes, int64_t element_bytes, int threads);
+                  int64_t l1_bytes, int64_t l2_bytes, int64_t element_bytes, int threads, bool packed);
 
 // For wgrad. Of its GEMM's two results' sides, folded columns and filters, one fills vectors: columns, with
 // points as rows of the folded patch, or filters.
