@@ -2,6 +2,7 @@
 #include "operators.h"
 
 #include "convolve.h"
+#include "dgrad.h"
 #include "kernels.h"
 #include "reference.h"
 #include "wgrad.h"
@@ -29,8 +30,9 @@ void dgrad(const Problem& problem, const Tensor& grad_output, const Tensor& weig
   if (use_reference() || pieces.empty()) {
     return reference::dgrad(problem, grad_output, weight, bias, grad_input, threads);
   }
-  for (const Convolution& piece : pieces)
+  run_pieces(problem, pieces, bias, grad_input, threads, [&](const Convolution& piece) {
     convolve(piece, grad_output, weight, nullptr, bias, grad_input, threads);
+  });
 }
 
 void wgrad(const Problem& problem, const Tensor& grad_output, const Tensor& input, const Tensor& grad_weight,

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "convolve.h"
+#include "dgrad.h"
 #include "kernels.h"
 
 namespace symconv::cpu {
@@ -118,10 +119,11 @@ void dgrad_packed(const Problem& problem, const Tensor& grad_output, const void*
                   const Tensor& grad_input, const Threads& threads) {
   const PackLayout layout(problem, true, grad_output.dtype);
   const int64_t element = grad_output.dtype == DType::kFloat64 ? 8 : 4;
-  for (const Convolution& piece : Convolution::dgrad(problem)) {
+  const auto convolve_piece = [&](const Convolution& piece) {
     convolve(piece, grad_output, {}, static_cast<const char*>(packed) + layout.offset(piece) * element, bias,
              grad_input, threads);
-  }
+  };
+  run_pieces(problem, Convolution::dgrad(problem), bias, grad_input, threads, convolve_piece);
 }
 
 }  // namespace symconv::cpu
