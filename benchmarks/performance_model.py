@@ -302,14 +302,7 @@ def others() -> Iterator[Bar]:
 
 
 # Why a bar is missed, by its name and the beginning of its case.
-WHY: dict[tuple[str, str], str] = {
-    (OTHERS, "wgrad, hv"): """A warp keeps the sums of nine coefficients and the columns of taps before, in
-almost all of its registers. For every 36 tensor-core instructions it moves those columns on, which is 24
-others, and computes the addresses of its five copies again, which the other kernels keep, or share among
-more products. Adding two columns at a time would move them half as often, but with two folded axes it
-needs more registers than there are on compute capability 9.0. float16 multiplies one word of each pair by
-the halves of the fold besides.""",
-}
+WHY: dict[tuple[str, str], str] = {}
 
 
 def why(missed: Sequence[Bar]) -> Iterator[str]:

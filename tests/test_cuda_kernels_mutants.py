@@ -125,8 +125,8 @@ MUTANTS = [
         "wgrad-fold-sign",
         "wgrad",
         "cuda/wgrad_kernel.cuh",
-        "fold<1>(first, last);",
-        "fold<1>(last, first);",
+        "fold_plain(first, last);",
+        "fold_plain(last, first);",
         WGRAD,
     ),
     Mutant(
@@ -339,33 +339,31 @@ EQUIVALENT = {
         ),
         "channels that are not stored": (
             "tied_source_strips_kernel.cuh: t bool has_channels = channel_tile [<] q.tiles_per_group;",
-            "wgrad_kernel.cuh:  bool has_channels = place.channel [+] warp * 16 < q.channels",
-            "wgrad_kernel.cuh: annels = place.channel + warp * 16 [<] q.channels;",
+            "wgrad_kernel.cuh: lines.flags = (place.channel [+] warp * 16 < q.channels",
+            "wgrad_kernel.cuh: flags = (place.channel + warp * 16 [<] q.channels ? kHasChann",
         ),
         "with one phase every tap is at a multiple of the stride": (
             "tile_geometry.h: ns(d) + t % stride[d] * (phases[d] [>] 1 ? width[d] : 0) + t ",
         ),
         "the row's pad": ("wgrad_fetch.cuh: el::kCopies == 1 && vector(thread) [>=] kCopyVectors) return;",),
-        "where a number is computed, not what it is": (
-            "wgrad_fetch.cuh: : plane(Axes [==] 3 ? keep_here(place.pl",
-        ),
         "steps beyond the last, which have no points": (
             "wgrad_fetch.cuh: it * q.split_steps, rest = q.steps [-] first;",
         ),
         "the same on both sides of the bound": (
-            "wgrad_fetch.cuh: const int steps = rest [<] 0 ? 0 : rest < q.split",
-            "wgrad_fetch.cuh: st int steps = rest < 0 ? 0 : rest [<] q.split_steps ? rest :",
+            "wgrad_fetch.cuh: const int all = rest [<] 0 ? 0 : rest < q.split",
+            "wgrad_fetch.cuh: onst int all = rest < 0 ? 0 : rest [<] q.split_steps ? rest :",
+            "wgrad_fetch.cuh: const int count = left [<] q.stage_columns ? left",
             "wgrad_geometry.h: : (left [>=] 3 ? 7 : (1 << left) - ",
         ),
-        "rounds without a step": ("wgrad_kernel.cuh: for (; columns [>] 0; columns -= q.stage_",),
+        "below zero or above": ("wgrad_fetch.cuh: const int begin = steps [<] 0 ? -1 - steps : 0;",),
         "orbits that are not stored": (
-            "wgrad_kernel.cuh: const bool second = place.orbit [+] 16 < q.orbits;",
-            "wgrad_kernel.cuh: nst bool second = place.orbit + 16 [<] q.orbits;",
+            "wgrad_kernel.cuh: (place.orbit [+] 16 < q.orbits ? kHasSe",
+            "wgrad_kernel.cuh: (place.orbit + 16 [<] q.orbits ? kHasSecond ",
         ),
         "overwritten, or not read": (
             "wgrad_kernel.cuh: for (int i = 0; i [<] 12; ++i)",
-            "wgrad_kernel.cuh: window[slot][i [/] 4][i % 4] = {};  // so",
-            "wgrad_kernel.cuh: window[slot][i / 4][i [%] 4] = {};  // so that n",
+            "wgrad_kernel.cuh: column[i [/] 4][i % 4] = {};  // so",
+            "wgrad_kernel.cuh: column[i / 4][i [%] 4] = {};  // so that n",
         ),
         "the same number again": ("wgrad_reduce_kernel.cuh: if (j [>=] c.terms()) continue; #2",),
     }.items()

@@ -26,11 +26,14 @@
 //                                 give zeros and the stores do nothing where !active.
 //   keep_here(v)                  v; what is computed from it is computed here, not before a loop around it,
 //                                 and from nothing else. For loops that have no registers left.
+//   advanced(p, n)                p + n, computed here by one instruction
+//   forget(v)                     v is no number any more, and its register is free until it is one again
 #pragma once
 
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <cstring>
 
 namespace symconv::cuda {
 
@@ -88,9 +91,28 @@ __device__ __forceinline__ int keep_here(int value) {
   return value;
 }
 template <typename T>
-__device__ __forceinline__ const T* keep_here(const T* pointer) {
+__device__ __forceinline__ T* keep_here(T* pointer) {
   asm volatile("" : "+l"(pointer));
   return pointer;
+}
+
+template <typename T>
+__device__ __forceinline__ void forget(T& value) {
+  static_assert(sizeof(T) == 4, "a register");
+  uint32_t word;
+  asm volatile("" : "=r"(word));
+  memcpy(&value, &word, 4);
+}
+template <typename T, int N>
+__device__ __forceinline__ void forget(T (&values)[N]) {
+#pragma unroll
+  for (int i = 0; i < N; ++i) forget(values[i]);
+}
+
+template <typename T>
+__device__ __forceinline__ const T* advanced(const T* pointer, int by) {
+  // What is known about `by` would become two sums of 32 bits each.
+  return keep_here(pointer + keep_here(by));
 }
 
 template <int Bytes>

@@ -55,8 +55,8 @@ bool plan_stages(int copies, int64_t positions, int element_bytes, BlockPlan& pl
       wgrad_result_bytes(element_bytes, copies) + positions * wgrad_position_bytes(element_bytes);
   for (int teams = kWgradTeams; teams >= 1; --teams) {
     for (int columns = 2; columns >= 1; --columns) {
-      const int64_t stage = teams * columns * column;
-      plan.shared_bytes = std::max<int64_t>(kWgradStages * stage, (teams - 1) * kWgradTeamSumBytes);
+      const int64_t stage = columns * column;
+      plan.shared_bytes = std::max<int64_t>(teams * kWgradStages * stage, (teams - 1) * kWgradTeamSumBytes);
       if (plan.shared_bytes > kMostShared) continue;
       plan.teams = teams;
       q.stage_columns = columns;
@@ -109,9 +109,11 @@ bool plan_block(const Convolution& c, DType dtype, const Block& block, BlockPlan
       q.axis[a].coefficient *= static_cast<int>(c.shape.kernel[inner]);
   }
   const WgradAxis &columns = q.axis[0], &rows = q.axis[1], &planes = q.axis[2];
-  q.column_parts = TapSlots::parts(columns.kernel, axes >= 1);
-  q.row_parts = TapSlots::parts(rows.kernel, axes >= 2);
-  plan.parts = int64_t{planes.kernel} * q.row_parts * q.column_parts;
+  const int column_parts = TapSlots::parts(columns.kernel, axes >= 1),
+            row_parts = TapSlots::parts(rows.kernel, axes >= 2);
+  q.column_parts = QuickDivisor(column_parts);
+  q.row_parts = QuickDivisor(row_parts);
+  plan.parts = int64_t{planes.kernel} * row_parts * column_parts;
   plan.rolling = columns.kernel == 3 && columns.stride == 1 && columns.dilation == 1 && rows.kernel == 3;
   const int64_t positions = (axes == 3 && planes.kernel > 1 ? 2 : 1) *
                             TapSlots(rows.kernel, axes >= 2, 0).count() *
@@ -121,18 +123,23 @@ bool plan_block(const Convolution& c, DType dtype, const Block& block, BlockPlan
   const int64_t lines = c.shape.batch * rows.output * planes.output;
   if (c.shape.batch > kLargest || lines > kLargest / 32) return false;
   const int at_once = plan.teams * wgrad_lines(bytes);  // lines of a thread block
-  q.segments = choose_segments(lines, columns.output, at_once);
-  q.lines = static_cast<int>(lines * q.segments);
-  q.length = static_cast<int>(divide_up(columns.output, q.segments));
+  const int segments = choose_segments(lines, columns.output, at_once);
+  q.segments = QuickDivisor(segments);
+  q.rows = QuickDivisor(rows.output);
+  q.planes = QuickDivisor(planes.output);
+  q.lines = static_cast<int>(lines * segments);
+  q.length = static_cast<int>(divide_up(columns.output, segments));
   const int64_t steps = divide_up(q.lines, at_once) * q.length;
   if (steps > kLargest) return false;
   q.steps = static_cast<int>(steps);
 
   q.orbits = static_cast<int>(block.orbits);
   q.channels = static_cast<int>(c.source_channels());
-  q.orbit_tiles = static_cast<int>(divide_up(q.orbits, kWgradOrbits));
-  q.channel_tiles = static_cast<int>(divide_up(q.channels, kWgradChannels));
-  const int64_t blocks = plan.parts * q.orbit_tiles * q.channel_tiles;
+  const int64_t orbit_tiles = divide_up(q.orbits, kWgradOrbits),
+                channel_tiles = divide_up(q.channels, kWgradChannels);
+  q.orbit_tiles = QuickDivisor(orbit_tiles);
+  q.channel_tiles = QuickDivisor(channel_tiles);
+  const int64_t blocks = plan.parts * orbit_tiles * channel_tiles;
   plan.splits = choose_splits(blocks * c.shape.groups, steps);
   q.split_steps = static_cast<int>(divide_up(steps, plan.splits));
   q.channel_pitch = static_cast<int>(divide_up(q.channels, 2) * 2);
@@ -236,7 +243,7 @@ void run(const Convolution& c, const SourceView& source, const Tensor& result_gr
     q.partial = partial;
     LaunchShape shape;
     shape.threads = plan.teams * kWgradTeamThreads;
-    shape.blocks[0] = plan.parts * q.orbit_tiles * q.channel_tiles;
+    shape.blocks[0] = plan.parts * q.orbit_tiles.value * q.channel_tiles.value;
     shape.blocks[1] = c.shape.groups;
     shape.blocks[2] = plan.splits;
     shape.shared_bytes = plan.shared_bytes;

@@ -1,10 +1,10 @@
 // What thread blocks of a weight gradient compute, and how it lies in their shared memory.
 //
 // The kernel is cut into parts, one a thread block: along each of two axes up to three taps, so up to nine
-// coefficients, and one tap or coefficient along the third. Shared memory has two stages, and in the end the
-// sums that one team of warps hands to the other. A stage has the columns of each team; a column is a row of
-// all copies of the orbits for every line, then for every position of the taps a row of channels for every
-// line. A pad leads neighbouring rows to different banks.
+// coefficients, and one tap or coefficient along the third. Shared memory has two stages for each team of
+// warps, and in the end the sums that one hands to the other. A stage has some columns; a column is for every
+// pair of the orbits' copies a row of both for every line, then for every position of the taps a row of
+// channels for every line. A pad leads neighbouring rows to different banks.
 #pragma once
 
 #include "../common/symmetry.h"
@@ -20,15 +20,52 @@ SYMCONV_HD constexpr int wgrad_lines(int element_bytes) { return element_bytes =
 // 16 bytes more make eight neighbouring rows start in different banks (ldmatrix), 32 bytes more make the
 // words of four neighbours lie in different banks (tf32, read word by word).
 SYMCONV_HD constexpr int wgrad_pad(int element_bytes) { return element_bytes == 2 ? 16 : 32; }
-// Bytes of all copies of the orbits at a point of each line, and of the channels at a position of each line.
+// Bytes of two copies of the orbits at a point of each line, or of the only one; of all copies; and of the
+// channels at a position of each line. A pair of copies takes as much as a position.
+SYMCONV_HD constexpr int wgrad_pair_bytes(int element_bytes, int copies) {
+  return wgrad_lines(element_bytes) *
+         ((copies == 1 ? 1 : 2) * kWgradOrbits * element_bytes + wgrad_pad(element_bytes));
+}
 SYMCONV_HD constexpr int wgrad_result_bytes(int element_bytes, int copies) {
-  return wgrad_lines(element_bytes) * (copies * kWgradOrbits * element_bytes + wgrad_pad(element_bytes));
+  return (copies + 1) / 2 * wgrad_pair_bytes(element_bytes, copies);
 }
 SYMCONV_HD constexpr int wgrad_position_bytes(int element_bytes) {
   return wgrad_lines(element_bytes) * (kWgradChannels * element_bytes + wgrad_pad(element_bytes));
 }
 constexpr int kWgradSums = 9 * 2 * 2;  // tiles of 16 orbits by 8 channels that a warp has
 constexpr int kWgradTeamSumBytes = kWgradSums * 16 * kWgradTeamThreads;
+
+// Divides numbers below 2^31 by a multiplication, exactly.
+struct QuickDivisor {
+  uint32_t value = 1, multiplier = 0;
+  int shift = 31;
+
+  QuickDivisor() = default;
+  constexpr explicit QuickDivisor(int64_t d) : value(static_cast<uint32_t>(d)) {
+    while (int64_t{1} << (shift - 31) < d) ++shift;
+    multiplier = static_cast<uint32_t>(((uint64_t{1} << shift) - 1) / value + 1);
+  }
+  // Returns the remainder and leaves the quotient in n.
+  SYMCONV_HD constexpr uint32_t divide(uint32_t& n) const {
+    const uint32_t quotient = static_cast<uint32_t>(uint64_t{n} * multiplier >> shift);
+    const uint32_t remainder = n - quotient * value;
+    n = quotient;
+    return remainder;
+  }
+  constexpr bool divides(uint32_t n) const {
+    uint32_t quotient = n;
+    return divide(quotient) == n % value && quotient == n / value;
+  }
+  // Whether all is well about a multiple of the divisor, and at the end of the range.
+  static constexpr bool is_exact(int64_t d) {
+    const uint32_t last = 0x7fffffffu, multiple = last / static_cast<uint32_t>(d) * static_cast<uint32_t>(d);
+    const QuickDivisor by(d);
+    return by.divides(0) && by.divides(last) && by.divides(multiple) && by.divides(multiple - 1);
+  }
+};
+static_assert(QuickDivisor::is_exact(1) && QuickDivisor::is_exact(2) && QuickDivisor::is_exact(3) &&
+              QuickDivisor::is_exact(7) && QuickDivisor::is_exact(641) && QuickDivisor::is_exact(65537) &&
+              QuickDivisor::is_exact(0x40000001) && QuickDivisor::is_exact(0x7fffffff));
 
 // One spatial axis.
 struct WgradAxis {
@@ -67,14 +104,15 @@ struct TapSlots {
 struct WgradArguments {
   WgradAxis axis[kAxes];  // the folded ones first: columns, rows, planes
   // A line of points goes along the columns, or along one of some segments of them.
-  int lines, segments, length;
-  int steps, split_steps;        // columns of points of all lines, and of one split
-  const Word4 *source, *result;  // result: grad_output; all distances in them in 16 bytes
+  int lines, length;
+  QuickDivisor segments, rows, planes;  // rows and planes of the result
+  int steps, split_steps;               // columns of points of all lines, and of one split
+  const Word4 *source, *result;         // result: grad_output; all distances in them in 16 bytes
   int source_image, source_group, result_image, result_group;
   int source_vectors, result_vectors;  // of all channels; of one copy of the orbits
   int copy[kMaxOrbit];  // to the first orbit's mirror images, by reflection along the axes as above
   int orbits, channels;
-  int channel_tiles, orbit_tiles, column_parts, row_parts;  // in this order the thread blocks stand
+  QuickDivisor channel_tiles, orbit_tiles, column_parts, row_parts;  // in this order the thread blocks stand
   int stage_columns, column_bytes, stage_bytes;
   float* partial;  // [split][group][tap][orbit][channel]; a coefficient is where the tap of its slot is
   int channel_pitch;

@@ -10,17 +10,18 @@
 //
 // A step of K is a point of each of 16 lines (8 in tf32); a line goes along the first axis, and a team of
 // four warps goes along its lines point by point. With three taps at stride 1 that axis needs one new column
-// of taps a step (`Rolling`): the columns before it are still in registers, folded along the second axis.
-// Each warp has 32 orbits and 16 of the 64 channels. The teams of a thread block and the splits of a problem
-// have shares of the lines; the teams' sums are added in shared memory, and those of the splits, which go to
-// scratch memory, by a second kernel, always in the same order.
+// of taps a step (`Rolling`): the columns before it are still in registers, folded along the second axis. A
+// column stays where it is until it is the first of three and makes room for the next one, so the code of a
+// column is there three times. Each warp has 32 orbits and 16 of the 64 channels. The teams of a thread block
+// and the splits of a problem have shares of the lines; the teams' sums are added in shared memory, and those
+// of the splits, which go to scratch memory, by a second kernel, always in the same order.
 //
 // Counted on paper, for 9 coefficients of hv in a half type, for a warp and a step:
 // - mma: 36, which are 288 cycles of a tensor core, so 72 wavefronts for each of 4 warps
 // - grad_output: 4 copies x 2 ldmatrix.x4, 32 wavefronts
 // - taps: 3 rows x 1 ldmatrix.x4, 12 wavefronts, and as many for each of 2 columns before a line
 // - copies: 4 KiB and 3 x 2 KiB for a team, 8 and 12 wavefronts for each of its warps
-// - others: 64 for the butterfly, 8 + 24 for the fold, 24 to move the columns on
+// - others: 64 for the butterfly, 8 + 24 for the fold; in float16, 16 + 8 more for their halves
 // - registers: 144 sums, 24 columns that stay, 36 folded taps, of which 12 are among those, 16 slots
 #pragma once
 
@@ -82,14 +83,13 @@ struct Wgrad {
   static constexpr int kPlanes = Axes == 3 ? 2 : 1;       // of taps, at most
   static constexpr int kCopies = 1 << Axes;               // filters of an orbit
   static constexpr int kSlots = Axes == 3 ? 4 : kCopies;  // that one coefficient of the third axis needs
-  static constexpr int kResultBytes = wgrad_result_bytes(kBytes, kCopies),
-                       kResultPitch = kResultBytes / kLines;
+  static constexpr int kPairBytes = wgrad_pair_bytes(kBytes, kCopies),  // of two copies
+      kResultPitch = kPairBytes / kLines, kResultBytes = wgrad_result_bytes(kBytes, kCopies);
   static constexpr int kPositionBytes = wgrad_position_bytes(kBytes),
                        kPositionPitch = kPositionBytes / kLines;
-  // Columns that are added together, so that the columns before move on in the registers once. A stage of
-  // these kernels always has as many, of three positions.
-  static constexpr int kColumns = Rolling && Axes < 2 ? 2 : 1;
-  static constexpr bool kKeepsOperands = Rolling && (kBytes == 2 || kColumns == 2);
+  static __device__ __forceinline__ constexpr uint32_t copy_place(int copy) {  // in a column
+    return static_cast<uint32_t>(copy / 2 * kPairBytes + copy % 2 * kWgradOrbits * kBytes);
+  }
   static __device__ __forceinline__ uint32_t column_bytes(const WgradArguments& q) {
     return Rolling && Axes < 3 ? kResultBytes + 3 * kPositionBytes : static_cast<uint32_t>(q.column_bytes);
   }
@@ -98,7 +98,7 @@ struct Wgrad {
   static_assert(sizeof(Sums) == kWgradSums * 16, "what the teams exchange");
 
   // Loads the rows of a column of taps from the positions at `first` and folds them along the planes and the
-  // rows.
+  // rows. The halves of the fold along the columns are taken here, once for the steps that share the column.
   static __device__ __forceinline__ void load_column(Column& column, const Taps& taps, SharedAddress first,
                                                      int slot) {
 #pragma unroll
@@ -117,9 +117,17 @@ struct Wgrad {
         for (int r = 0; r < 4; ++r) column[row][r] = column[row][r].halved().plus(raw[r], factor);
       }
     }
-    if constexpr (Axes >= 2) {
+    if constexpr (Axes >= 1) {
 #pragma unroll
-      for (int r = 0; r < 4; ++r) Element::template fold<1>(column[0][r], column[2][r]);
+      for (int r = 0; r < 4; ++r) {
+        if constexpr (Axes >= 2) {
+          Element::template fold<2>(column[0][r], column[2][r]);
+        } else {
+          column[0][r] = column[0][r].halved();
+          column[2][r] = column[2][r].halved();
+        }
+        column[1][r] = column[1][r].halved();
+      }
     }
   }
 
@@ -130,11 +138,11 @@ struct Wgrad {
 #pragma unroll
     for (int s = 0; s < kSlots; ++s) {
       uint32_t raw[4];
-      Load::template a<kResultPitch>(raw, copies + s * kWgradOrbits * kBytes);
+      Load::template a<kResultPitch>(raw, copies + copy_place(s));
 #pragma unroll
       for (int r = 0; r < 4; ++r) values[r][s] = Element::template value<Axes == 3 ? 3 : 0>(raw[r]);
       if constexpr (Axes == 3) {
-        Load::template a<kResultPitch>(raw, copies + (s + kSlots) * kWgradOrbits * kBytes);
+        Load::template a<kResultPitch>(raw, copies + copy_place(s + kSlots));
         const uint32_t factor = Element::factor(taps.odd ? -1 : 1, Axes);
 #pragma unroll
         for (int r = 0; r < 4; ++r) values[r][s] = values[r][s].plus(raw[r], factor);
@@ -155,7 +163,8 @@ struct Wgrad {
   // Adds one step: the folded taps of three columns by the slots of 32 orbits, or of 16 without the `second`
   // ones. The branch also keeps the compiler from loading their slots ahead into registers that are not
   // there.
-  static __device__ __forceinline__ void multiply(Sums& sums, const Taps& taps, const Column (&window)[3],
+  static __device__ __forceinline__ void multiply(Sums& sums, const Taps& taps, const Column& column0,
+                                                  const Column& column1, const Column& column2,
                                                   SharedAddress copies, bool second) {
     uint32_t folded[3][3][4];
 #pragma unroll
@@ -163,10 +172,10 @@ struct Wgrad {
       if (!taps.rows.has(row)) continue;
 #pragma unroll
       for (int r = 0; r < 4; ++r) {
-        Value first = window[0][row][r], last = window[2][row][r];
-        if constexpr (Axes >= 1) Element::template fold<1>(first, last);
+        Value first = column0[row][r], last = column2[row][r];
+        if constexpr (Axes >= 1) fold_plain(first, last);
         folded[row][0][r] = first.operand();
-        folded[row][1][r] = window[1][row][r].operand();
+        folded[row][1][r] = column1[row][r].operand();
         folded[row][2][r] = last.operand();
       }
     }
@@ -204,102 +213,119 @@ __global__ void __launch_bounds__(kWgradTeams* kWgradTeamThreads, 1) wgrad_kerne
   using Kernel = Wgrad<T, Axes, Rolling>;
   using Load = typename Kernel::Load;
   SYMCONV_DYNAMIC_SHARED(memory);
-  const int thread = static_cast<int>(threadIdx.x) % kWgradTeamThreads, lane = lane_id(),
-            warp = thread / kWarpSize;
-  const int team = static_cast<int>(threadIdx.x) / kWgradTeamThreads,
-            teams = static_cast<int>(blockDim.x) / kWgradTeamThreads;
-
+  const int teams = static_cast<int>(blockDim.x) / kWgradTeamThreads;
   using Taps = typename Kernel::Taps;
+  using Fetch = WgradFetch<Kernel>;
   const WgradPlace place(q);
   const SharedAddress stage0 = shared_address(memory);
-  const SharedAddress team_stage =
-      stage0 + static_cast<uint32_t>(team * q.stage_columns) * Kernel::column_bytes(q);
-  const bool has_channels = place.channel + warp * 16 < q.channels;
-  const bool second = place.orbit + 16 < q.orbits;
-  WgradFetch<Kernel> lines;
   WgradWalk<Rolling> walk(q, static_cast<int>(blockIdx.z));
+  Fetch lines;
 
-  // Starts the copies of a stage of this team; returns which of its columns complete a step.
-  auto fetch = [&](uint32_t stage) {
-    const int thread = keep_here(static_cast<int>(threadIdx.x)) % kWgradTeamThreads;
+  // Where a thread's copies go in the next column, and where a lane finds its operands in the next one. The
+  // stages of a team follow one another.
+  SharedAddress to, a, b;
+  // Kept beside the flags of the lines, as no registers are left.
+  constexpr uint32_t kHasChannels = Fetch::kRows + 1, kHasSecond = 2 * kHasChannels,
+                     kSecondStage = 4 * kHasChannels;
+  {
+    const int thread = static_cast<int>(threadIdx.x) % kWgradTeamThreads, lane = lane_id(),
+              warp = thread / kWarpSize, team = static_cast<int>(threadIdx.x) / kWgradTeamThreads;
+    const SharedAddress of_team = stage0 + static_cast<uint32_t>(team * kWgradStages * q.stage_bytes);
+    to = of_team + Fetch::destination(thread);
+    a = of_team + static_cast<uint32_t>(Load::a_row(lane) * Kernel::kResultPitch +
+                                        Load::a_column(lane) * Kernel::kBytes);
+    b = of_team + static_cast<uint32_t>(Kernel::kResultBytes + Load::b_row(lane) * Kernel::kPositionPitch +
+                                        (warp * 16 + Load::b_column(lane)) * Kernel::kBytes);
+    lines.flags = (place.channel + warp * 16 < q.channels ? kHasChannels : 0) |
+                  (place.orbit + 16 < q.orbits ? kHasSecond : 0);
+  }
+
+  // Starts the copies of a stage of this team. Returns as bits which of its columns complete a step, and one
+  // more behind the last column.
+  auto fetch = [&] {
     const Taps taps(q, place);
-    uint32_t complete = 0;
-    SharedAddress to = team_stage + stage;
+    const uint32_t end = 1u << walk.next_stage(q);
+    uint32_t complete = end;
 #pragma unroll 1
-    for (uint32_t column = 1; column < 1u << q.stage_columns && walk.left > 0; column <<= 1) {
-      if (walk.at_start()) lines.start_line(q, taps, thread, walk.line++ * teams + team);
-      lines.start_taps(q, taps, thread, to, walk.at);
+    for (uint32_t column = 1; column < end; column <<= 1) {
+      if (walk.at_start()) {
+        const unsigned here = static_cast<unsigned>(keep_here(static_cast<int>(threadIdx.x)));
+        const int number = walk.line * teams + static_cast<int>(here / kWgradTeamThreads);
+        lines.start_line(q, static_cast<int>(here % kWgradTeamThreads), number, walk.start_line(q));
+      }
+      lines.start_taps(q, taps, to);
       if (walk.at_step()) {
-        lines.start_points(q, thread, to, walk.at);
+        lines.start_points(q, to, walk.of_line);
         complete |= column;
       }
-      walk.advance(q);
+      lines.advance(q);
+      --walk.of_line;
       to += Kernel::column_bytes(q);
     }
     copy_commit();
     return complete;
   };
 
-  // Where a lane finds its operands in a column, two in a register, which is kept where one is left for that.
-  auto find_operands = [warp](int lane) {
-    const int a = Load::a_row(lane) * Kernel::kResultPitch + Load::a_column(lane) * Kernel::kBytes;
-    const int b = Kernel::kResultBytes + Load::b_row(lane) * Kernel::kPositionPitch +
-                  (warp * 16 + Load::b_column(lane)) * Kernel::kBytes;
-    return a | b << 16;
-  };
-  const int kept = Kernel::kKeepsOperands ? keep_here(find_operands(lane)) : 0;
-
   typename Kernel::Sums sums = {};
-  typename Kernel::Column window[3] = {};
-  uint32_t stage = 0;  // its offset in shared memory
-  int columns = walk.left;
-  uint32_t next = fetch(stage);
+  using Column = typename Kernel::Column;
+  Column window[3] = {};
+  int turn = 2;  // whose turn it is in the window to be the next column
+  uint32_t complete = fetch();
 #pragma unroll 1
-  for (; columns > 0; columns -= q.stage_columns) {
+  while (complete > 1) {
     copy_wait<0>();
     block_barrier();  // the stage is there, and the other one may be overwritten
-    uint32_t complete = has_channels ? next : 0;
-    next = fetch(static_cast<uint32_t>(q.stage_bytes) - stage);
-    const int operands = Kernel::kKeepsOperands ? kept : find_operands(keep_here(lane));
-    SharedAddress a = team_stage + stage + static_cast<uint32_t>(operands & 0xffff),
-                  b = team_stage + stage + static_cast<uint32_t>(operands >> 16);
-    auto add_column = [&] {
+    uint32_t rest = lines.flags & kHasChannels ? complete : 1;
+    complete = fetch();
+    // Adds the next column, which with the two before it completes a step or not.
+    auto add_column = [&](Column& first, Column& middle, Column& last) {
       const Taps taps(q, place);
       if constexpr (Rolling) {
-#pragma unroll
-        for (int row = 0; row < 3; ++row) {
-#pragma unroll
-          for (int r = 0; r < 4; ++r) {
-            window[0][row][r] = window[1][row][r];
-            window[1][row][r] = window[2][row][r];
-          }
-        }
-        Kernel::load_column(window[2], taps, b, 2);
+        Kernel::load_column(last, taps, b, 2);
       } else {
 #pragma unroll
         for (int slot = 0; slot < 3; ++slot) {
+          Column& column = slot == 0 ? first : slot == 1 ? middle : last;
 #pragma unroll
           for (int i = 0; i < 12; ++i)
-            window[slot][i / 4][i % 4] = {};  // so that nothing is kept from the step before
-          if (taps.columns.has(slot)) Kernel::load_column(window[slot], taps, b, slot);
+            column[i / 4][i % 4] = {};  // so that nothing is kept from the step before
+          if (taps.columns.has(slot)) Kernel::load_column(column, taps, b, slot);
         }
       }
-      if (complete & 1) Kernel::multiply(sums, taps, window, a, second);
-      complete >>= 1;
-      a += Kernel::column_bytes(q);
-      b += Kernel::column_bytes(q);
+      if (rest & 1) Kernel::multiply(sums, taps, first, middle, last, a, lines.flags & kHasSecond);
+      if constexpr (Rolling) forget(first);
     };
 #pragma unroll 1
-    for (int c = 0; c < q.stage_columns; c += Kernel::kColumns) {
-#pragma unroll
-      for (int i = 0; i < Kernel::kColumns; ++i) add_column();
+    for (; rest > 1; rest >>= 1) {
+      if (!Rolling || turn == 2) {
+        add_column(window[0], window[1], window[2]);
+        turn = 0;
+      } else if (turn == 0) {
+        add_column(window[1], window[2], window[0]);
+        turn = 1;
+      } else {
+        add_column(window[2], window[0], window[1]);
+        turn = 2;
+      }
+      a += Kernel::column_bytes(q);
+      b += Kernel::column_bytes(q);
     }
-    stage = static_cast<uint32_t>(q.stage_bytes) - stage;
+    // Back to the first stage: where operands lie after the second one, and where copies go after the first.
+    lines.flags ^= kSecondStage;
+    const uint32_t stages = static_cast<uint32_t>(kWgradStages * q.stage_bytes),
+                   back = lines.flags & kSecondStage ? 0 : stages;
+    a -= back;
+    b -= back;
+    to -= stages - back;
   }
   copy_wait<0>();
   block_barrier();  // before the stages are overwritten
 
   // The second team hands its sums to the first.
+  const unsigned of_block = static_cast<unsigned>(keep_here(static_cast<int>(threadIdx.x)));
+  const int thread = static_cast<int>(of_block % kWgradTeamThreads),
+            team = static_cast<int>(of_block / kWgradTeamThreads), lane = thread % kWarpSize,
+            warp = thread / kWarpSize;
   const Taps taps(q, place);
   auto each_sum = [&](auto&& visit) {
     SharedAddress at = stage0 + static_cast<uint32_t>(thread * 16);
@@ -324,19 +350,22 @@ __global__ void __launch_bounds__(kWgradTeams* kWgradTeamThreads, 1) wgrad_kerne
   block_barrier();
   if (team > 0) return;
   const WgradPlace here(q);
-  float* partial = q.partial + static_cast<int64_t>(blockIdx.z) * q.split_size + blockIdx.y * q.group_size;
+  const int orbit = here.orbit + lane / 4, channel = here.channel + warp * 16 + lane % 4 * 2;
+  float* const first = q.partial + static_cast<int64_t>(blockIdx.z) * q.split_size +
+                       blockIdx.y * q.group_size + static_cast<int64_t>(orbit) * q.channel_pitch + channel;
   each_sum([&](int row, int column, int m, int n, const float (&sum)[4], SharedAddress at) {
     const WgradSum other = teams > 1 ? load_shared<WgradSum>(at) : WgradSum{};
     const int tap = taps.plane * q.axis[2].coefficient + taps.rows.tap[row] * q.axis[1].coefficient +
                     taps.columns.tap[column] * q.axis[0].coefficient;
-    const int channel = here.channel + warp * 16 + n * 8 + lane % 4 * 2;
+    // The halves of the fold along the columns stand on the middle tap, too.
+    const float scale = Kernel::Element::kHalvesOnPatch && Axes >= 1 && column == 1 ? 2.0f : 1.0f;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int orbit = here.orbit + m * 16 + half * 8 + lane / 4;
-      const WgradPair pair{
-          {sum[2 * half] + other.values[2 * half], sum[2 * half + 1] + other.values[2 * half + 1]}};
-      store_global(partial + (static_cast<int64_t>(tap) * q.orbits + orbit) * q.channel_pitch + channel, pair,
-                   orbit < q.orbits && channel < q.channels);
+      const int more = m * 16 + half * 8;
+      const WgradPair pair{{scale * (sum[2 * half] + other.values[2 * half]),
+                            scale * (sum[2 * half + 1] + other.values[2 * half + 1])}};
+      store_global(keep_here(first) + (static_cast<int64_t>(tap) * q.orbits + more) * q.channel_pitch + n * 8,
+                   pair, orbit + more < q.orbits && channel + n * 8 < q.channels);
     }
   });
 }

@@ -37,8 +37,16 @@ inline SharedAddress shared_address(const void* pointer) {
 
 inline int keep_here(int value) { return value; }
 template <typename T>
-const T* keep_here(const T* pointer) {
+T* keep_here(T* pointer) {
   return pointer;
+}
+template <typename T>
+const T* advanced(const T* pointer, int by) {
+  return pointer + by;
+}
+template <typename T>
+void forget(T& value) {
+  memset(&value, 0xff, sizeof(T));  // no number
 }
 
 template <int Bytes>

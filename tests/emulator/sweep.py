@@ -101,7 +101,8 @@ def cases() -> list[Case]:
     add("wgrad", problem("seven", 20, 6, (6, 7), (7, 4), {"hv": 16}, padding=(3, 2)), f16)
     add("wgrad", problem("tiles", 140, 70, (4, 5), (1, 3), {"hv": 140}, padding=(0, 1)), *cores)
     add("wgrad", problem("orbits", 136, 4, (3, 3, 4), 3, {"hvz": 136}, stride=(1, 1, 2), padding=1), f16)
-    add("wgrad", problem("flat", 16, 8, (2, 4, 5), (1, 3, 3), {"hvz": 16}, padding=(0, 1, 1)), f16)
+    add("wgrad", problem("flat", 16, 8, (2, 6, 17), (1, 3, 3), {"hvz": 16}, padding=(0, 1, 1)), f16)
+    add("wgrad", problem("deep", 8, 4, (5, 4, 5), (4, 3, 3), {"hvz": 8}, padding=(2, 1, 1)), f16)
     # what lies past 2^31 elements
     for operator, tensor in (("fprop", "input"), ("dgrad", "grad_output")):
         add(operator, problem("far", 16, 8, (5, 6), 3, {"hv": 16}, padding=1, batch=2), bf16, far=tensor)
