@@ -7,8 +7,8 @@
 #include <limits>
 #include <optional>
 
-#include "ahead.h"
 #include "kernels.h"
+#include "look_ahead.h"
 #include "pack.h"
 #include "patch.h"
 #include "scalar.h"
@@ -37,14 +37,14 @@ struct ThreadScratch {
   Scratch weights, staged, folded, accumulators, slots, segments;
   std::vector<Move> moves;
   std::vector<int> ends;
+  std::vector<int64_t> copied_from;  // of each panel
   std::vector<uint32_t> masks;
   std::vector<OutputRun> runs;
   std::vector<StagedRun> staging;
   std::vector<RowRange> rows;
   std::vector<Call> calls;
   std::vector<size_t> call_ends;  // of each piece
-  Ahead output, source, filters;
-  std::vector<OutputRun> next;
+  LookAhead ahead;
   std::vector<Reached> reached;
 };
 
@@ -70,6 +70,7 @@ class Convolve {
         prepacked_(packed) {}
 
   int64_t packed_elements() const { return packing_.elements(); }
+  int64_t packed_bytes() const { return packed_elements() * static_cast<int64_t>(sizeof(T)); }
   void pack(const Tensor& weight, T* packed, const Threads& threads) const {
     packing_.pack(kernels_, weight, packed, threads);
   }
@@ -325,88 +326,23 @@ class Convolve {
   }
 
   // Plans what the GEMM of chunk `k` asks for on the side: what is staged next and, with the last chunk, the
-  // output. Channels that are planes are asked for one by one; where they lie next to each other, whole
-  // points are, with the last chunk, unless they are of several groups.
+  // output; weights that come from far.
   void look_ahead(int64_t group, const Tile& tile, const Tile& after, size_t k, const Tensor& source,
                   const Weights& weights, const Tensor& output, ThreadScratch& scratch) const {
-    scratch.source.clear();
-    scratch.output.clear();
-    scratch.filters.clear();
-    if (near(source, output)) return;
+    LookAhead& ahead = scratch.ahead;
+    ahead.clear();
     const bool last = k + 1 == patch_.chunks().size();
-    const Tile& next = last ? after : tile;
-    const bool planar = source.strides[4] == 1;
-    if (next.first_row < next.last_row && (planar || (last && source.strides[1] == 1 && c_.groups == 1))) {
-      const int64_t element = element_size(source.dtype), point = source.strides[4] * c_.stride[2];
-      patch_.ahead(next, source, scratch.next);
-      for (const OutputRun& run : scratch.next) {
-        scratch.source.add_range(run.offset * element, run.count * point * element);
-      }
-      const auto add_channel = [&](int64_t channel) {
-        scratch.source.add_plane(static_cast<const char*>(source.data) +
-                                 (group * c_.column_channels + channel) * source.strides[1] * element);
-      };
-      if (planar) {
-        const Chunk& chunk = patch_.chunks()[last ? 0 : k + 1];
-        for (int copy = 0; copy < chunk.copies; ++copy) {
-          for (int64_t j = 0; j < chunk.columns; ++j) {
-            add_channel(c_.columns[chunk.block].channel(chunk.first + j, copy));
-          }
-        }
-      } else {
-        add_channel(0);
-      }
+    if (!near(source, output)) {
+      const Chunk& chunk = patch_.chunks()[last ? 0 : k + 1];
+      ahead.add_source(c_, patch_, group, last ? after : tile, chunk, last, source);
+      if (last) ahead.add_output(c_, group, scratch.rows, schedule_.row_splits == 1, scratch.runs, output);
     }
-    if (last) {
-      look_ahead_at_output(group, output, scratch);
-    } else if (weights.source) {
-      weights.source->ahead(group, k + 1, scratch.rows, scratch.filters);
-    } else if (prepacked_ && packed_elements() * static_cast<int64_t>(sizeof(T)) > kernels_.l2_bytes / 2) {
-      constexpr int64_t element = sizeof(T);
-      for (const Piece& piece : packing_.pieces(k + 1)) {
-        for (size_t b = 0; b < c_.rows.size(); ++b) {
-          const auto [begin, end] = scratch.rows[b];
-          scratch.filters.add_range(packing_.offset(group, k + 1, piece, b, begin) * element,
-                                    (end - begin) * piece.columns * c_.taps() * element);
-        }
-      }
-      scratch.filters.add_plane(weights.packed);
+    if (!last && weights.source) {
+      weights.source->ahead(group, k + 1, scratch.rows, ahead.weights());
+    } else if (!last && prepacked_ && packed_bytes() > kernels_.l2_bytes / 2) {
+      packing_.ahead(group, k + 1, scratch.rows, weights.packed, sizeof(T), ahead.weights());
     }
-    const int64_t calls = static_cast<int64_t>(scratch.calls.size()) * ceil_div(patch_.points(tile), panel_);
-    scratch.source.spread(calls);
-    scratch.output.spread(calls);
-    scratch.filters.spread(calls);
-  }
-
-  // Of each row block the channels of this part's rows, copy by copy. Where they lie next to each other, they
-  // are asked for point by point, unless they are all.
-  void look_ahead_at_output(int64_t group, const Tensor& output, ThreadScratch& scratch) const {
-    const int64_t point = output.strides[4] * c_.output_step[2], element = element_size(output.dtype);
-    const bool planar = point == 1, whole = !planar && schedule_.row_splits == 1 && c_.groups == 1;
-    if (!planar && output.strides[1] != 1) return;
-    int64_t most = 0;
-    for (size_t b = 0; b < c_.rows.size(); ++b) {
-      const RowRange& range = scratch.rows[b];
-      const int64_t rows = range.last - range.first;
-      most = std::max(most, rows);
-      for (int copy = 0; copy < c_.rows[b].size() && rows > 0 && !whole; ++copy) {
-        const int64_t channel = group * c_.row_channels + c_.rows[b].channel(range.first, copy);
-        for (int64_t r = 0; r < (planar ? rows : 1); ++r) {
-          scratch.output.add_plane(static_cast<const char*>(output.data) +
-                                   (channel + r) * output.strides[1] * element);
-        }
-      }
-    }
-    if (whole) scratch.output.add_plane(output.data);
-    for (const OutputRun& run : scratch.runs) {
-      if (planar || whole) {
-        scratch.output.add_range(run.offset * element, run.count * point * element);
-        continue;
-      }
-      for (int64_t i = 0; i < run.count; ++i) {
-        scratch.output.add_range((run.offset + i * point) * element, most * element);
-      }
-    }
+    ahead.spread(static_cast<int64_t>(scratch.calls.size()) * ceil_div(patch_.points(tile), panel_));
   }
 
   // What the micro-kernel is called for with each folded piece of a chunk: a panel of rows of every sum.
@@ -433,10 +369,43 @@ class Convolve {
     }
   }
 
-  // Folds one chunk of a tile, panel by panel and piece by piece, and adds its products to the sums. Where
-  // the kernels can, they fold the next piece while they multiply one.
+  // Adds the products of one chunk of a tile to the sums, panel by panel and piece by piece.
   void multiply(int64_t points, size_t k, const Patch::Planes<T>& planes, T* sums, int64_t sums_row,
                 ThreadScratch& scratch) const {
+    if (multiply_planes(points, k, planes, sums, sums_row, scratch)) return;
+    fold_and_multiply(points, k, planes, sums, sums_row, scratch);
+  }
+
+  int vectors_of(int64_t points) const {
+    return static_cast<int>(ceil_div(std::min(panel_, points), kernels_.lanes));
+  }
+
+  // Where the fold would only copy: with the planes themselves. Returns whether that is so.
+  bool multiply_planes(int64_t points, size_t k, const Patch::Planes<T>& planes, T* sums, int64_t sums_row,
+                       ThreadScratch& scratch) const {
+    const size_t panels = scratch.ends.size();
+    std::vector<int64_t>& from = scratch.copied_from;
+    from.clear();
+    for (size_t i = 0; i < panels; ++i) {
+      const int first = i == 0 ? 0 : scratch.ends[i - 1];
+      from.push_back(
+          patch_.copied_from(patch_.chunks()[k], scratch.moves, first, scratch.ends[i] - first, planes));
+      if (from.back() < 0) return false;
+    }
+    for (size_t i = 0; i < panels; ++i) {
+      const int64_t point = static_cast<int64_t>(i) * panel_;
+      for (size_t j = 0; j < packing_.pieces(k).size(); ++j) {
+        const T* b = planes.data + packing_.pieces(k)[j].first * planes.column + from[i];
+        multiply_piece(j, vectors_of(points - point), k, b, planes.column, sums + point, sums_row, nullptr,
+                       scratch);
+      }
+    }
+    return true;
+  }
+
+  // Where the kernels can, they fold the next piece while they multiply one.
+  void fold_and_multiply(int64_t points, size_t k, const Patch::Planes<T>& planes, T* sums, int64_t sums_row,
+                         ThreadScratch& scratch) const {
     const std::vector<Piece>& pieces = packing_.pieces(k);
     const int64_t panel = panel_, panels = ceil_div(points, panel);
     const size_t count = pieces.size();
@@ -462,19 +431,19 @@ class Convolve {
         if (kernels_.folds_aside) next_fold = &folds[(step + 1) % 2];
       }
       const int64_t point = static_cast<int64_t>(step / count) * panel;
-      const int vectors = static_cast<int>(ceil_div(std::min(panel, points - point), kernels_.lanes));
-      multiply_piece(step % count, vectors, k, folds[step % 2].folded, sums + point, sums_row, next_fold,
-                     scratch);
+      multiply_piece(step % count, vectors_of(points - point), k, folds[step % 2].folded, panel, sums + point,
+                     sums_row, next_fold, scratch);
     }
   }
 
-  // One folded piece of a panel, with all rows. Out of line, as it is measured to be faster.
-  [[gnu::noinline]] void multiply_piece(size_t j, int vectors, size_t k, const T* folded, T* sums,
-                                        int64_t sums_row, FoldArguments<T>* next_fold,
+  // One folded piece of a panel, whose rows lie `row` elements apart, with all rows of the weight. Out of
+  // line, as it is measured to be faster.
+  [[gnu::noinline]] void multiply_piece(size_t j, int vectors, size_t k, const T* folded, int64_t row,
+                                        T* sums, int64_t sums_row, FoldArguments<T>* next_fold,
                                         ThreadScratch& scratch) const {
-    const void* lines[3 * Ahead::kMostLines];
+    const void* lines[LookAhead::kMostLines];
     Aside<T> aside{next_fold, lines, 0};
-    const int64_t columns = packing_.pieces(k)[j].columns, n = columns * panel_;
+    const int64_t columns = packing_.pieces(k)[j].columns, n = columns * row;
     const Sum* sum = nullptr;
     Segment<T>* segments = nullptr;
     int count = 0;
@@ -488,11 +457,9 @@ class Convolve {
         for (const Sum::Run& run : sum->runs)
           segments[count++] = {folded + run.first * n, run.count * columns};
       }
-      aside.line_count = scratch.source.take(lines);
-      aside.line_count += scratch.output.take(lines + aside.line_count);
-      aside.line_count += scratch.filters.take(lines + aside.line_count);
-      kernels_.gemm(call->m, vectors, static_cast<const T*>(call->packed), 1, call->m, segments, count,
-                    panel_, sums + call->target * sums_row, sums_row, k > 0 || j > 0, aside);
+      aside.line_count = scratch.ahead.take(lines);
+      kernels_.gemm(call->m, vectors, static_cast<const T*>(call->packed), 1, call->m, segments, count, row,
+                    sums + call->target * sums_row, sums_row, k > 0 || j > 0, aside);
     }
   }
 

@@ -100,6 +100,17 @@ void Packing::plan_by_v(const Block& block, std::vector<Sum>& sums, std::vector<
   }
 }
 
+void Packing::ahead(int64_t group, size_t chunk, const std::vector<RowRange>& rows, const void* packed,
+                    int64_t element, Ahead& ahead) const {
+  for (const Piece& piece : pieces_[chunk]) {
+    for (size_t b = 0; b < rows.size(); ++b) {
+      ahead.add_range(offset(group, chunk, piece, b, rows[b].first) * element,
+                      (rows[b].last - rows[b].first) * piece.columns * taps_ * element);
+    }
+  }
+  ahead.add_plane(packed);
+}
+
 // Dimension 0 of the weight is A: the rows of an fprop, the columns of a dgrad; its groups follow one another
 // there.
 Packing::Source::Source(const Packing& packing, const Tensor& weight) : packing_(packing), weight_(weight) {

@@ -65,6 +65,10 @@ class Packing {
   template <typename T>
   void pack(const Kernels<T>& kernels, const Tensor& weight, T* packed, const Threads& threads) const;
 
+  // Adds the packed weights of a chunk and some rows of every block, of elements of `element` bytes.
+  void ahead(int64_t group, size_t chunk, const std::vector<RowRange>& rows, const void* packed,
+             int64_t element, Ahead& ahead) const;
+
   // A weight that is folded panel by panel.
   class Source {
    public:

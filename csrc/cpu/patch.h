@@ -116,6 +116,20 @@ class Patch {
             int count, const std::vector<uint32_t>& masks, const Planes<T>& planes, T* folded,
             int64_t folded_row, FoldArguments<T>& arguments) const;
 
+  // Where the fold of a column would be a copy of its plane, as it is with a single tap, if its points lie
+  // next to each other: the element of the plane that becomes point 0 of these moves. Otherwise -1.
+  template <typename T>
+  int64_t copied_from(const Chunk& chunk, const std::vector<Move>& moves, int begin, int count,
+                      const Planes<T>& planes) const {
+    const std::vector<PlaneSet>& sets = sets_[chunk.block].staged;
+    if (!planes.staged || c_.taps() != 1 || sets.size() != 1) return -1;
+    const int64_t shift = moves[begin].source - moves[begin].target;
+    for (int i = begin + 1; i < begin + count; ++i) {
+      if (moves[i].source - moves[i].target != shift) return -1;
+    }
+    return sets[0].plane[0] + sets[0].tap[0] + shift;
+  }
+
   // For planes with points as rows (wgrad's): the runs of a tile's points in pieces of `piece` points, from
   // staged point to point of the piece; ends[i] is where piece i's runs end.
   void point_runs(const Tile& tile, int64_t piece, std::vector<PointRun>& runs, std::vector<int>& ends) const;
