@@ -30,6 +30,8 @@ _NARROW = 16
 # The same where a mirrored weight is kept, and the taps with which there is little to save for each of them.
 _FEW = 8
 _FEW_TAPS = 27
+# Numbers of an output that lies beyond a core's own cache.
+_FAR = 1 << 20
 # Input channels of a group from which a CUDA tensor-core kernel can be faster: it computes 16 at a time.
 _CUDA_CHANNELS = 8
 # Taps that a CUDA tensor-core kernel takes at most; residues modulo the stride that its dgrad does.
@@ -123,7 +125,12 @@ def prefers_kept_dense(problem: Problem, size: tuple[int, ...]) -> bool:
     return problem.in_channels == problem.groups or _multiplications(problem, size) < _SMALL_WITHOUT_MIRROR
 
 
-def prefers_kept_dense_in_channels_last(problem: Problem, dtype: torch.dtype) -> bool:
-    """The same for channels_last inputs of any size: to reorder so few channels costs more than is saved."""
+def prefers_kept_dense_in_channels_last(problem: Problem, size: tuple[int, ...], dtype: torch.dtype) -> bool:
+    """The same for channels_last inputs of few channels and an output that lies far from the core.
+
+    To bring that into the kernels' order and back costs more than is saved.
+    """
     few = problem.in_channels // problem.groups <= _FEW and math.prod(problem.kernel_size) <= _FEW_TAPS
-    return few and dtype == torch.float32 and math.prod(problem.stride) == 1 and not problem.transposed
+    if not few or dtype != torch.float32 or math.prod(problem.stride) > 1 or problem.transposed:
+        return False
+    return size[0] * problem.out_channels * math.prod(problem.output_size(size[2:])) >= _FAR

@@ -88,8 +88,8 @@ class Pack:
             native = not (
                 cost.prefers_kept_dense(problem, tuple(input.shape))
                 or (
-                    cost.prefers_kept_dense_in_channels_last(problem, input.dtype)
-                    and ops.suggests_channels_last(input)
+                    ops.suggests_channels_last(input)
+                    and cost.prefers_kept_dense_in_channels_last(problem, tuple(input.shape), input.dtype)
                 )
             )
         kept = self.packed if native else self.dense
