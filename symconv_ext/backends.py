@@ -108,7 +108,7 @@ def choose(problem: Problem, input: Tensor) -> Choice:
     Raises ``RuntimeError`` with the reason where the setting is ``'native'`` and that cannot run.
     """
     tf32 = allow_tf32(input)
-    channels_last = cost.depends_on_format(problem) and ops.suggests_channels_last(input)
+    channels_last = cost.depends_on_format(problem, input.dtype) and ops.suggests_channels_last(input)
     if torch.compiler.is_compiling():
         return decide(problem, input.device, input.dtype, None, tf32, channels_last)
     mode = (setting, torch.is_grad_enabled(), tf32, channels_last)

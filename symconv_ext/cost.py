@@ -3,13 +3,15 @@
 It was fitted to timings of both in float32, on two threads of an AVX-512 processor; benchmarks/crossover.py
 prints where they cross. All but the smallest problems are told by the layer and the memory format alone, so
 that a compiled graph serves every size. For other dtypes torch is not as fast on every processor, so there
-the folded kernels stay. On a GPU the rule is not measured: it only keeps problems away from kernels that are
-correct and slow (kernel_for in csrc/cuda/operators.h).
+the folded kernels stay, but for bfloat16 in channels_last on processors with AMX. On a GPU the rule is not
+measured: it only keeps problems away from kernels that are correct and slow (kernel_for in
+csrc/cuda/operators.h).
 """
 
 from __future__ import annotations
 
 import math
+import os
 
 import torch
 
@@ -19,11 +21,24 @@ NO_FOLD = "its input gradient has no fast kernel: the taps that reach a point ar
 NARROW_GROUPS = "in channels_last, groups of so few channels are slow to bring into the kernels' order"
 SMALL = "a single image so small that the calls around the convolution cost more than its work"
 NO_TENSOR_CORE = "no tensor-core kernel takes this dtype, kernel size or stride, or none that is fast"
-CPU_EXCEPTIONS = (NO_FOLD, NARROW_GROUPS, SMALL)
+MATRIX_UNIT = "in channels_last, this processor's matrix unit (AMX) is faster at dense bfloat16 layers"
+CPU_EXCEPTIONS = (NO_FOLD, NARROW_GROUPS, SMALL, MATRIX_UNIT)
 POINTWISE = (
     "no filters are tied, but torch brings contiguous tensors into another order for a kernel of one point"
 )
 EXCEPTIONS = (*CPU_EXCEPTIONS, NO_TENSOR_CORE)
+
+
+def _has_matrix_unit() -> bool:
+    """Whether torch computes bfloat16 convolutions on AMX: the processor has it, and oneDNN may use it."""
+    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", os.environ.get("DNNL_MAX_CPU_ISA", "DEFAULT")).upper()
+    allowed = limit in ("DEFAULT", "ALL") or "AMX" in limit
+    return allowed and supported is not None and bool(supported())
+
+
+# Found out once: torch.compile could not ask.
+HAS_MATRIX_UNIT = _has_matrix_unit()
 
 # Input channels of a group that are narrow: a vector of them, at most.
 _NARROW = 16
@@ -63,6 +78,8 @@ def why_dense(
         return None if _has_tensor_core_kernels(problem, dtype, tf32) else NO_TENSOR_CORE
     if device.type == "cpu" and not problem.dgrad_folds and (problem.transposed or torch.is_grad_enabled()):
         return NO_FOLD
+    if device.type == "cpu" and dtype == torch.bfloat16 and channels_last and HAS_MATRIX_UNIT:
+        return MATRIX_UNIT
     if device.type != "cpu" or dtype != torch.float32:
         return None
     if channels_last and problem.groups > 1 and problem.in_channels // problem.groups <= _NARROW:
@@ -73,8 +90,10 @@ def why_dense(
     return None
 
 
-def depends_on_format(problem: Problem) -> bool:
-    """Whether the memory format of the input decides which path is faster."""
+def depends_on_format(problem: Problem, dtype: torch.dtype) -> bool:
+    """Whether the memory format of an input of this dtype decides which path is faster."""
+    if dtype == torch.bfloat16:
+        return HAS_MATRIX_UNIT
     return problem.groups > 1 or _is_plain_pointwise(problem)
 
 

@@ -46,6 +46,9 @@ class Pack:
             dense_elements = weight.numel() // problem.symmetry.unique_out_channels * problem.out_channels
             choice = backends.decide(problem, weight.device, weight.dtype, channels_last=self.channels_last)
             native = self.packed is not None and choice.native
+            if native and not problem.symmetry.is_plain and cost.depends_on_format(problem, weight.dtype):
+                # Inputs may come in the other one.
+                native = backends.decide(problem, weight.device, weight.dtype, channels_last=True).native
             if not native or dense_elements <= SMALL:
                 self.dense = mirror(problem, weight)
 

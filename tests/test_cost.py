@@ -42,6 +42,43 @@ def test_where_the_dense_path_is_taken(case, reason):
         assert backends.choose(layer.problem, value.double()).native  # fitted to float32 only
 
 
+@pytest.mark.parametrize("prepacked", [False, True])
+@pytest.mark.parametrize("amx", [False, True])
+def test_a_matrix_unit_computes_dense_bfloat16_in_channels_last(monkeypatch, amx, prepacked):
+    monkeypatch.setattr(cost, "HAS_MATRIX_UNIT", amx)
+    layer = SymmetricConv2d(128, 128, 3, padding=1, symmetry=MIXED).bfloat16().eval()
+    planar = torch.randn(2, 128, 6, 6, dtype=torch.bfloat16)
+    value = planar.to(memory_format=torch.channels_last)
+    calls = []
+    dense_fprop = reference.dense_fprop
+    monkeypatch.setattr(reference, "dense_fprop", lambda *a: calls.append(1) or dense_fprop(*a))
+    with symconv_ext.backend("auto"), torch.no_grad():
+        expected = layer(value)
+        if prepacked:
+            symconv_ext.prepack(layer)
+        assert backends.choose(layer.problem, value).native == (not amx)
+        assert backends.choose(layer.problem, planar).native
+        assert backends.choose(layer.problem, value.float()).native
+        calls.clear()
+        torch.testing.assert_close(layer(value), expected)
+        assert bool(calls) == amx
+        calls.clear()
+        layer(planar)
+        assert not calls
+
+
+@pytest.mark.parametrize(
+    ("limit", "allowed"), [("", True), ("ALL", True), ("AVX512_CORE_AMX", True), ("AVX2", False)]
+)
+def test_a_matrix_unit_counts_where_onednn_may_use_it(monkeypatch, limit, allowed):
+    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv(name, raising=False)
+    if limit:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
+    assert cost._has_matrix_unit() == allowed
+
+
 def test_large_layers_are_folded():
     layer = SymmetricConv2d(64, 64, 3, padding=1, symmetry=MIXED)
     with symconv_ext.backend("auto"):
