@@ -47,12 +47,12 @@ void LookAhead::add_output(const Convolution& c, int64_t group, const std::vecto
                            const std::vector<OutputRun>& runs, const Tensor& output) {
   const int64_t point = output.strides[4] * c.output_step[2], element = element_size(output.dtype);
   const bool planar = point == 1;
-  if (!planar && output.strides[1] != 1) return;
+  if (!planar && (output.strides[1] != 1 || c.groups > 1)) return;
   const auto add_channel = [&](int64_t channel) {
     output_.add_plane(static_cast<const char*>(output.data) + channel * output.strides[1] * element);
   };
   int64_t channels = c.row_channels;  // that lie next to each other from where a channel was added
-  if (!planar && all && c.groups == 1) {
+  if (!planar && all) {
     add_channel(0);
   } else {
     channels = 0;

@@ -21,7 +21,8 @@ class LookAhead {
   void add_source(const Convolution& convolution, const Patch& patch, int64_t group, const Tile& next,
                   const Chunk& chunk, bool first, const Tensor& source);
   // The output of `rows` of each row block, copy by copy, at the points of `runs`. `all`: these are all rows.
-  // Where channels lie next to each other they are asked for point by point, unless they are all channels.
+  // Where channels lie next to each other they are asked for point by point, unless they are all channels;
+  // not where there are several groups, whose pieces of a point are too short to be worth it.
   void add_output(const Convolution& convolution, int64_t group, const std::vector<RowRange>& rows, bool all,
                   const std::vector<OutputRun>& runs, const Tensor& output);
   // Weights are added by those who know how they lie.
