@@ -13,6 +13,7 @@ namespace symconv::cpu {
 // the micro-kernel; met without having been asked for, each would cost the full latency.
 class Ahead {
  public:
+  static constexpr int64_t kLine = 64;       // bytes
   static constexpr int64_t kMostLines = 64;  // with a call
 
   void clear() {
@@ -52,7 +53,6 @@ class Ahead {
   }
 
  private:
-  static constexpr int64_t kLine = 64;
   struct Range {
     int64_t first, bytes;
   };

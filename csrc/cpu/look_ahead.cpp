@@ -46,8 +46,8 @@ void LookAhead::add_source(const Convolution& c, const Patch& patch, int64_t gro
 void LookAhead::add_output(const Convolution& c, int64_t group, const std::vector<RowRange>& rows, bool all,
                            const std::vector<OutputRun>& runs, const Tensor& output) {
   const int64_t point = output.strides[4] * c.output_step[2], element = element_size(output.dtype);
-  const bool planar = point == 1;
-  if (!planar && (output.strides[1] != 1 || c.groups > 1)) return;
+  const bool planar = point == 1 || output.strides[1] != 1;
+  if (planar ? point * element > Ahead::kLine / 4 : c.groups > 1) return;
   const auto add_channel = [&](int64_t channel) {
     output_.add_plane(static_cast<const char*>(output.data) + channel * output.strides[1] * element);
   };
