@@ -5,7 +5,7 @@
 // columns), and the accumulators of a tile (half of the L2 of kernels.h, or a panel). wgrad holds folded
 // points instead (a quarter of the L2, or 16 points; with filters in the lanes half of it, or one column),
 // the slots of a tile's grad_output, and for every share of the points one set of sums as large as the
-// reduced weight.
+// reduced weight. Where folds_weights_in_tiles, the packed weights of a chunk come on top.
 #pragma once
 
 #include <cstdint>
