@@ -34,7 +34,7 @@ class _Fprop(Function):
 
     @staticmethod
     def forward(*inputs: Any) -> Tensor:
-        return _below_autograd(ops.fprop, inputs)
+        return fprop.value(*inputs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -75,7 +75,7 @@ class _Dgrad(Function):
 
     @staticmethod
     def forward(*inputs: Any) -> Tensor:
-        return _below_autograd(ops.dgrad, inputs)
+        return dgrad.value(*inputs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -115,7 +115,7 @@ class _Wgrad(Function):
 
     @staticmethod
     def forward(*inputs: Any) -> Tensor:
-        return _below_autograd(ops.wgrad, inputs)
+        return wgrad.value(*inputs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -151,7 +151,7 @@ class _Mirror(Function):
 
     @staticmethod
     def forward(*inputs: Any) -> Tensor:
-        return _below_autograd(ops.mirror, inputs)
+        return mirror.value(*inputs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -168,14 +168,6 @@ class _Mirror(Function):
     @staticmethod
     def jvp(ctx: Any, weight_t: Tensor, *_: None) -> Tensor:
         return mirror(weight_t, *ctx.args)
-
-
-def _below_autograd(operator: Any, args: tuple[Any, ...]) -> Tensor:
-    """Calls an operator past its registered formula, whose Python costs more than a small convolution."""
-    if torch._C._are_functorch_transforms_active():
-        return operator(*args)  # an outer transform may still want the formula
-    with torch._C._AutoDispatchBelowAutograd():
-        return operator(*args)
 
 
 def _cut(output: Tensor, like: Tensor) -> Tensor:
@@ -208,8 +200,9 @@ def _total(*terms: Tensor | None) -> Any:
 class _Differentiable:
     """An operator that records its derivative only where something may ask for it."""
 
-    def __init__(self, operator: Any, function: type[Function]) -> None:
+    def __init__(self, operator: Any, no_grad: Any, function: type[Function]) -> None:
         self.operator = operator
+        self.no_grad = no_grad
         self.function = function
         # Function.apply binds the signature of `forward` anew at every call, which costs more than a small
         # convolution, and looks after torch.func; without a transform neither is needed.
@@ -222,13 +215,22 @@ class _Differentiable:
             return self.function.apply(*args)
         if torch.is_grad_enabled() or forward_ad._current_level >= 0:
             return self.record(*args)
-        return _below_autograd(self.operator, args)
+        return self.value(*args)
+
+    def value(self, *args: Any) -> Tensor:
+        """The result alone, for a call whose derivative is seen to."""
+        if torch._C._are_functorch_transforms_active():
+            return self.operator(*args)  # an outer transform may still want the formula
+        if torch._C._len_torch_dispatch_stack():
+            with torch._C._AutoDispatchBelowAutograd():  # a program that is traced has one name for it
+                return self.operator(*args)
+        return self.no_grad(*args)
 
 
-fprop: _Differentiable = _Differentiable(ops.fprop, _Fprop)
-dgrad: _Differentiable = _Differentiable(ops.dgrad, _Dgrad)
-wgrad: _Differentiable = _Differentiable(ops.wgrad, _Wgrad)
-mirror: _Differentiable = _Differentiable(ops.mirror, _Mirror)
+fprop: _Differentiable = _Differentiable(ops.fprop, ops.fprop_no_grad, _Fprop)
+dgrad: _Differentiable = _Differentiable(ops.dgrad, ops.dgrad_no_grad, _Dgrad)
+wgrad: _Differentiable = _Differentiable(ops.wgrad, ops.wgrad_no_grad, _Wgrad)
+mirror: _Differentiable = _Differentiable(ops.mirror, ops.mirror_no_grad, _Mirror)
 
 if ops.LOADED:
     for _operator, _function, _rule in (

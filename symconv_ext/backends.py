@@ -107,19 +107,30 @@ def choose(problem: Problem, input: Tensor) -> Choice:
 
     Raises ``RuntimeError`` with the reason where the setting is ``'native'`` and that cannot run.
     """
-    tf32 = allow_tf32(input)
-    channels_last = cost.depends_on_format(problem, input.dtype) and ops.suggests_channels_last(input)
     if torch.compiler.is_compiling():
-        return decide(problem, input.device, input.dtype, None, tf32, channels_last)
-    mode = (setting, torch.is_grad_enabled(), tf32, channels_last)
-    key = (*mode, input.device, input.dtype, input.shape, type(input))
-    choice: Choice | None = problem.choices.get(key)
-    if choice is None:
-        if len(problem.choices) >= _CHOICES_KEPT:
-            problem.choices.clear()
-        size = tuple(input.shape) if type(input) is Tensor else None
-        choice = problem.choices[key] = decide(problem, input.device, input.dtype, size, tf32, channels_last)
-    return choice
+        formats = _decide(problem, input, None)
+    else:
+        # Asked at every call, mostly with cold caches, where each distinct question costs microseconds.
+        key: tuple[object, ...] = (setting, torch.is_grad_enabled(), input.dtype, input.shape, type(input))
+        if not input.is_cpu:
+            key = (*key, input.device, allow_tf32(input))
+        formats = problem.choices.get(key)
+        if formats is None:
+            if len(problem.choices) >= _CHOICES_KEPT:
+                problem.choices.clear()
+            size = tuple(input.shape) if type(input) is Tensor else None
+            formats = problem.choices[key] = _decide(problem, input, size)
+    contiguous, channels_last = formats
+    if contiguous is channels_last:
+        return contiguous
+    return channels_last if ops.suggests_channels_last(input) else contiguous
+
+
+def _decide(problem: Problem, input: Tensor, size: tuple[int, ...] | None) -> tuple[Choice, Choice]:
+    """What holds for a contiguous input and for a channels_last one; the same object if it is the same."""
+    arguments = (problem, input.device, input.dtype, size, allow_tf32(input))
+    contiguous, channels_last = decide(*arguments, False), decide(*arguments, True)
+    return contiguous, contiguous if channels_last == contiguous else channels_last
 
 
 def decide(

@@ -276,7 +276,7 @@ class _SymmetricConv(SymmetricLayer):
         if self.share_bias:
             bias = self.channel_bias()
         pack = self._pack and self._usable_pack(input, weight, bias)
-        return convolve(self.problem, input, weight, bias, pack)
+        return convolve(self._problem or self.problem, input, weight, bias, pack)
 
 
 class _SymmetricConvTranspose(SymmetricLayer):
@@ -339,7 +339,7 @@ class _SymmetricConvTranspose(SymmetricLayer):
             output_padding = self.problem.output_padding_for(input.shape, output_size)
         weight, bias = self.weight, self.channel_bias()
         pack = self._pack and self._usable_pack(input, weight, bias)
-        return convolve_transposed(self.problem, input, weight, bias, output_padding, pack)
+        return convolve_transposed(self._problem or self.problem, input, weight, bias, output_padding, pack)
 
 
 class SymmetricConv1d(_SymmetricConv, nn.Conv1d):

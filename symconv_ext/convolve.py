@@ -21,8 +21,9 @@ def convolve(
     ``bias`` has ``out_channels`` values. ``pack`` may stand for the weight in this call. Raises
     ``RuntimeError`` for tensors that do not fit the problem.
     """
-    checks.check_is_tensor(input)
-    if input.dim() == problem.rank + 1:
+    if type(input) is not Tensor:
+        checks.check_is_tensor(input)
+    if len(input.shape) == problem.rank + 1:
         return convolve(problem, input.unsqueeze(0), weight, bias, pack).squeeze(0)
     try:
         if _autocast_is_on(input):
@@ -51,8 +52,9 @@ def convolve_transposed(
     pack: Pack | None = None,
 ) -> Tensor:
     """The transposed convolution ``problem``, as :func:`convolve`; ``output_padding`` only for this call."""
-    checks.check_is_tensor(input)
-    if input.dim() == problem.rank + 1:
+    if type(input) is not Tensor:
+        checks.check_is_tensor(input)
+    if len(input.shape) == problem.rank + 1:
         batched = input.unsqueeze(0)
         return convolve_transposed(problem, batched, weight, bias, output_padding, pack).squeeze(0)
     try:

@@ -90,13 +90,6 @@ def why_dense(
     return None
 
 
-def depends_on_format(problem: Problem, dtype: torch.dtype) -> bool:
-    """Whether the memory format of an input of this dtype decides which path is faster."""
-    if dtype == torch.bfloat16:
-        return HAS_MATRIX_UNIT
-    return problem.groups > 1 or _is_plain_pointwise(problem)
-
-
 def is_faster_though_plain(
     problem: Problem, device: torch.device, dtype: torch.dtype, channels_last: bool
 ) -> bool:

@@ -248,21 +248,30 @@ fprop: Any = None
 dgrad: Any = None
 wgrad: Any = None
 mirror: Any = None
+# The same without a derivative: what is below autograd calls them, since a formula in Python costs more than a
+# small convolution even where nothing is recorded.
+fprop_no_grad: Any = None
+dgrad_no_grad: Any = None
+wgrad_no_grad: Any = None
+mirror_no_grad: Any = None
 pack: Any = None
 fprop_packed: Any = None
 dgrad_packed: Any = None
 if LOADED:
-    fprop = torch.ops.symconv_ext.fprop.default
-    dgrad = torch.ops.symconv_ext.dgrad.default
-    wgrad = torch.ops.symconv_ext.wgrad.default
-    mirror = torch.ops.symconv_ext.mirror.default
-    torch.library.register_fake(fprop, _fake_fprop)
-    torch.library.register_fake(dgrad, _fake_dgrad)
-    torch.library.register_fake(wgrad, _fake_wgrad)
-    torch.library.register_fake(mirror, _fake_mirror)
-    pack = torch.ops.symconv_ext.pack.default
-    fprop_packed = torch.ops.symconv_ext.fprop_packed.default
-    dgrad_packed = torch.ops.symconv_ext.dgrad_packed.default
-    torch.library.register_fake(pack, _fake_pack)
-    torch.library.register_fake(fprop_packed, _fake_fprop_packed)
-    torch.library.register_fake(dgrad_packed, _fake_dgrad_packed)
+    _all = torch.ops.symconv_ext
+    fprop, fprop_no_grad = _all.fprop.default, _all.fprop_no_grad.default
+    dgrad, dgrad_no_grad = _all.dgrad.default, _all.dgrad_no_grad.default
+    wgrad, wgrad_no_grad = _all.wgrad.default, _all.wgrad_no_grad.default
+    mirror, mirror_no_grad = _all.mirror.default, _all.mirror_no_grad.default
+    pack, fprop_packed, dgrad_packed = _all.pack.default, _all.fprop_packed.default, _all.dgrad_packed.default
+    for _operators, _fake in (
+        ((fprop, fprop_no_grad), _fake_fprop),
+        ((dgrad, dgrad_no_grad), _fake_dgrad),
+        ((wgrad, wgrad_no_grad), _fake_wgrad),
+        ((mirror, mirror_no_grad), _fake_mirror),
+        ((pack,), _fake_pack),
+        ((fprop_packed,), _fake_fprop_packed),
+        ((dgrad_packed,), _fake_dgrad_packed),
+    ):
+        for _operator in _operators:
+            torch.library.register_fake(_operator, _fake)

@@ -8,7 +8,7 @@ version counts writes; a call that records a gradient never uses it.
 from __future__ import annotations
 
 import weakref
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from .problem import Problem
 
 #: dense weights of up to so many elements are kept beside the packed ones
 SMALL = 1 << 16
+
+_FORMS_KEPT = 256
+_UNCOUNTED = -1  # version of an inference tensor
 
 
 class Pack:
@@ -34,8 +37,11 @@ class Pack:
         self.dense: Tensor | None = None
         self.of = weakref.ref(weight)
         self.address, self.version = _state(weight)
+        self.weight_size = weight.shape
         #: where the results of the native backend have channels_last because the weight does
         self.channels_last = ops.suggests_channels_last(weight)
+        #: which form calls have taken so far, for each memory format, by what else that depends on
+        self._forms: dict[tuple[Any, ...], tuple[_Form, _Form]] = {}
         with torch.no_grad():
             weight = weight.detach()
             if problem.has_pack and backends.why_not_native(weight.device, weight.dtype) is None:
@@ -44,11 +50,12 @@ class Pack:
                     packed = ops.pack(weight, stride, padding, dilation, groups, orbits, transposed)
                     self.packed = packed if packed.numel() else None
             dense_elements = weight.numel() // problem.symmetry.unique_out_channels * problem.out_channels
-            choice = backends.decide(problem, weight.device, weight.dtype, channels_last=self.channels_last)
-            native = self.packed is not None and choice.native
-            if native and not problem.symmetry.is_plain and cost.depends_on_format(problem, weight.dtype):
-                # Inputs may come in the other one.
-                native = backends.decide(problem, weight.device, weight.dtype, channels_last=True).native
+            # Inputs may come in either format, but a plain layer's dense weight is its own.
+            formats = (self.channels_last,) if problem.symmetry.is_plain else (False, True)
+            native = self.packed is not None and all(
+                backends.decide(problem, weight.device, weight.dtype, channels_last=channels_last).native
+                for channels_last in formats
+            )
             if not native or dense_elements <= SMALL:
                 self.dense = mirror(problem, weight)
 
@@ -56,7 +63,12 @@ class Pack:
         """Whether this is the pack of ``weight`` as it is now; torch.compile has that asked at run time."""
         if torch.compiler.is_compiling():
             return True
-        return self.of() is weight and _state(weight) == (self.address, self.version)
+        # An inference tensor, which counts no writes, stays one.
+        return (
+            self.of() is weight
+            and weight.data_ptr() == self.address
+            and (self.version == _UNCOUNTED or weight._version == self.version)
+        )
 
     def convolve(
         self, problem: Problem, native: bool, input: Tensor, weight: Tensor, bias: Tensor | None
@@ -85,29 +97,59 @@ class Pack:
         bias: Tensor | None,
         size: tuple[int, ...],
     ) -> Tensor | None:
-        # A compiled graph serves every size.
-        by_size = backends.setting == "auto" and not torch.compiler.is_compiling()
-        if native and by_size and self.dense is not None:
-            native = not (
-                cost.prefers_kept_dense(problem, tuple(input.shape))
-                or (
-                    ops.suggests_channels_last(input)
-                    and cost.prefers_kept_dense_in_channels_last(problem, tuple(input.shape), input.dtype)
-                )
-            )
-        kept = self.packed if native else self.dense
-        if kept is None or kept.device != input.device:
-            return None
-        if kept.dtype != (ops.compute_dtype(input.dtype) if native else input.dtype):
+        compiling = torch.compiler.is_compiling()
+        if compiling:  # a compiled graph serves every size
+            forms = self._both_forms(problem, native, input, None)
+        else:
+            key: tuple[object, ...] = (native, backends.setting, input.dtype, input.shape)
+            if not input.is_cpu:
+                key = (*key, input.device)
+            known = self._forms.get(key)
+            if known is None:
+                if len(self._forms) >= _FORMS_KEPT:
+                    self._forms.clear()
+                known = self._forms[key] = self._both_forms(problem, native, input, tuple(input.shape))
+            forms = known
+        contiguous, channels_last = forms
+        same = contiguous.kept is channels_last.kept
+        native, kept = contiguous if same or not ops.suggests_channels_last(input) else channels_last
+        if kept is None:
             return None
         geometry = problem.args[:-1]
         # Not torch.compiler.is_exporting(): Dynamo of torch 2.10 takes that for true in torch.compile.
-        if torch.compiler.is_compiling() and not torch.compiler._is_exporting_flag:
+        if compiling and not torch.compiler._is_exporting_flag:
             current = (self.address, self.version)
             return torch.ops.symconv_ext.kept.default(
                 input, weight, kept, bias, size, *geometry, *current, native, self.channels_last
             )
-        return run(native, input, kept, bias, weight.shape, size, geometry, self.channels_last)
+        return run(native, input, kept, bias, self.weight_size, size, geometry, self.channels_last)
+
+    def _both_forms(
+        self, problem: Problem, native: bool, input: Tensor, size: tuple[int, ...] | None
+    ) -> tuple[_Form, _Form]:
+        """What a contiguous input of this size takes, and a channels_last one; no size: what all may take."""
+        dense = _Form(False, self.dense)
+        forms = [_Form(True, self.packed) if native else dense] * 2
+        if native and size is not None and backends.setting == "auto" and self.dense is not None:
+            if cost.prefers_kept_dense(problem, size):
+                forms = [dense, dense]
+            elif cost.prefers_kept_dense_in_channels_last(problem, size, input.dtype):
+                forms[1] = dense
+        contiguous, channels_last = (self._fitting(form, input) for form in forms)
+        return contiguous, channels_last
+
+    def _fitting(self, form: _Form, input: Tensor) -> _Form:
+        """The form itself, or one without a weight where that is on another device or of another dtype."""
+        native, kept = form
+        dtype = ops.compute_dtype(input.dtype) if native else input.dtype
+        return form if kept is None or (kept.device, kept.dtype) == (input.device, dtype) else _Form(native, None)
+
+
+class _Form(NamedTuple):
+    """A weight as a backend reads it; None where it is not kept."""
+
+    native: bool
+    kept: Tensor | None
 
 
 def run(
@@ -147,7 +189,7 @@ def records_gradient(*tensors: Tensor | None) -> bool:
 
 
 def _version(weight: Tensor) -> int:
-    return -1 if weight.is_inference() else weight._version
+    return _UNCOUNTED if weight.is_inference() else weight._version
 
 
 def _state(weight: Tensor) -> tuple[int, int]:

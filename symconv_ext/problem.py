@@ -113,7 +113,8 @@ class Problem:
         self.padding = before
         #: what every operator call of this problem ends with, before ``allow_tf32``
         self.args = (self.stride, self.padding, self.dilation, groups, self.orbits, transposed)
-        #: the backends chosen so far, by what they depend on (see ``backends.choose``)
+        #: the backends chosen so far, one for each memory format, by what else they depend on (see
+        #: ``backends.choose``)
         self.choices: dict[tuple[Any, ...], Any] = {}
 
     def _padding(self, padding: Size | str) -> tuple[tuple[int, ...], tuple[int, ...]]:

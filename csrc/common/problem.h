@@ -11,7 +11,9 @@
 // within a group.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <iterator>
 
 #include "symmetry.h"
 
@@ -50,6 +52,14 @@ struct Problem {
     for (int b = 0; b < kBlocks; ++b)
       if (orbits[b] > 0) f |= block_mask(b);
     return f;
+  }
+
+  bool operator==(const Problem& other) const {
+    const auto equal = [](const auto& a, const auto& b) { return std::equal(std::begin(a), std::end(a), b); };
+    return batch == other.batch && a_channels == other.a_channels && b_channels == other.b_channels &&
+           equal(input, other.input) && equal(output, other.output) && equal(kernel, other.kernel) &&
+           equal(stride, other.stride) && equal(padding, other.padding) && equal(dilation, other.dilation) &&
+           groups == other.groups && equal(orbits, other.orbits) && transposed == other.transposed;
   }
 };
 

@@ -55,9 +55,8 @@ struct ThreadScratch {
 }
 
 template <typename T>
-class Convolve {
+class Convolve final : public ConvolutionPlan {
  public:
-  // `packed`: whether it is run with packed weights.
   Convolve(const Convolution& convolution, int threads, bool packed)
       : c_(convolution),
         kernels_(kernels<T>()),
@@ -65,25 +64,25 @@ class Convolve {
                            kernels_.l1_bytes, kernels_.l2_bytes, sizeof(T), threads, packed)),
         patch_(schedule_.strips > 0 ? convolution.without_v() : convolution, schedule_.tiling, kernels_.lanes,
                sizeof(T)),
-        packing_(convolution, patch_, schedule_.piece_columns, kernels_.rows, schedule_.by_v),
+        packing_(c_, patch_, schedule_.piece_columns, kernels_.rows, schedule_.by_v),
         panel_(kernels_.lanes * schedule_.vectors),
         prepacked_(packed) {}
 
-  int64_t packed_elements() const { return packing_.elements(); }
-  int64_t packed_bytes() const { return packed_elements() * static_cast<int64_t>(sizeof(T)); }
-  void pack(const Tensor& weight, T* packed, const Threads& threads) const {
-    packing_.pack(kernels_, weight, packed, threads);
+  const Convolution& convolution() const override { return c_; }
+
+  void pack(const Tensor& weight, void* packed, const Threads& threads) const override {
+    packing_.pack(kernels_, weight, static_cast<T*>(packed), threads);
   }
 
-  // From `packed` weights or, if that is null, from `weight`.
-  void run(const Tensor& source, const Tensor& weight, const T* packed, const Tensor& bias,
-           const Tensor& output, const Threads& threads) const {
+  void run(const Tensor& source, const Tensor& weight, const void* packed_weight, const Tensor& bias,
+           const Tensor& output, const Threads& threads) const override {
+    const T* packed = static_cast<const T*>(packed_weight);
     static thread_local Scratch bias_scratch, packed_scratch;
     std::optional<Packing::Source> unpacked;
     if (!packed && schedule_.strips == 0 && folds_weights_in_tiles(patch_.tiles())) {
       unpacked.emplace(packing_, weight);
     } else if (!packed) {
-      T* buffer = packed_scratch.get<T>(packed_elements());
+      T* buffer = packed_scratch.get<T>(packing_.elements());
       pack(weight, buffer, threads);
       packed = buffer;
     }
@@ -112,6 +111,8 @@ class Convolve {
   }
 
  private:
+  static constexpr int64_t kElement = sizeof(T);
+
   // Packed, or to be folded chunk by chunk.
   struct Weights {
     const T* packed;
@@ -339,8 +340,8 @@ class Convolve {
     }
     if (!last && weights.source) {
       weights.source->ahead(group, k + 1, scratch.rows, ahead.weights());
-    } else if (!last && prepacked_ && packed_bytes() > kernels_.l2_bytes / 2) {
-      packing_.ahead(group, k + 1, scratch.rows, weights.packed, sizeof(T), ahead.weights());
+    } else if (!last && prepacked_ && packing_.elements() * kElement > kernels_.l2_bytes / 2) {
+      packing_.ahead(group, k + 1, scratch.rows, weights.packed, kElement, ahead.weights());
     }
     ahead.spread(static_cast<int64_t>(scratch.calls.size()) * ceil_div(patch_.points(tile), panel_));
   }
@@ -512,7 +513,7 @@ class Convolve {
     }
   }
 
-  const Convolution& c_;
+  const Convolution c_;
   const Kernels<T>& kernels_;
   Schedule schedule_;
   Patch patch_;
@@ -521,35 +522,12 @@ class Convolve {
   bool prepacked_;
 };
 
-template <typename F>
-auto with_compute_type(DType dtype, F&& f) {
-  return dtype == DType::kFloat64 ? f(double{}) : f(float{});
-}
-
 }  // namespace
 
-int64_t packed_elements(const Convolution& convolution, DType dtype, int threads) {
-  return with_compute_type(
-      dtype, [&](auto t) { return Convolve<decltype(t)>(convolution, threads, true).packed_elements(); });
-}
-
-void pack_weights(const Convolution& convolution, const Tensor& weight, void* packed,
-                  const Threads& threads) {
-  with_compute_type(weight.dtype, [&](auto t) {
-    using T = decltype(t);
-    Convolve<T>(convolution, threads.count, true).pack(weight, static_cast<T*>(packed), threads);
-  });
-}
-
-void convolve(const Convolution& convolution, const Tensor& source, const Tensor& weight, const void* packed,
-              const Tensor& bias, const Tensor& output, const Threads& threads) {
-  if (convolution.batch == 0 || convolution.output[0] * convolution.output[1] * convolution.output[2] == 0)
-    return;
-  with_compute_type(source.dtype, [&](auto t) {
-    using T = decltype(t);
-    Convolve<T>(convolution, threads.count, packed != nullptr)
-        .run(source, weight, static_cast<const T*>(packed), bias, output, threads);
-  });
+std::unique_ptr<const ConvolutionPlan> plan_convolution(const Convolution& convolution, DType dtype,
+                                                        int threads, bool packed) {
+  if (dtype == DType::kFloat64) return std::make_unique<Convolve<double>>(convolution, threads, packed);
+  return std::make_unique<Convolve<float>>(convolution, threads, packed);
 }
 
 }  // namespace symconv::cpu

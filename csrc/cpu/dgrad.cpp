@@ -24,10 +24,11 @@ int64_t filled_elements(const Problem& p, const Tensor& grad_input) {
 
 }  // namespace
 
-void run_pieces(const Problem& problem, const std::vector<Convolution>& pieces, const Tensor& bias,
+void run_pieces(const Problem& problem, const ConvolutionPlans& pieces, const Tensor& bias,
                 const Tensor& grad_input, const Threads& threads,
-                const std::function<void(const Convolution&)>& piece) {
-  const bool all_reached = std::all_of(pieces.begin(), pieces.end(), [](auto& c) { return c.taps() > 0; });
+                const std::function<void(const ConvolutionPlan&)>& piece) {
+  const auto is_reached = [](const auto& plan) { return plan->convolution().taps() > 0; };
+  const bool all_reached = std::all_of(pieces.begin(), pieces.end(), is_reached);
   const int64_t bytes =
       all_reached || bias.data ? 0 : filled_elements(problem, grad_input) * element_size(grad_input.dtype);
   constexpr int64_t kBlock = 1 << 16;
@@ -35,8 +36,8 @@ void run_pieces(const Problem& problem, const std::vector<Convolution>& pieces, 
     std::memset(static_cast<char*>(grad_input.data) + begin * kBlock, 0,
                 std::min(bytes, end * kBlock) - begin * kBlock);
   });
-  for (const Convolution& c : pieces) {
-    if (c.taps() > 0 || bytes == 0) piece(c);
+  for (const auto& plan : pieces) {
+    if (is_reached(plan) || bytes == 0) piece(*plan);
   }
 }
 

@@ -2,17 +2,16 @@
 #pragma once
 
 #include <functional>
-#include <vector>
 
-#include "convolution.h"
+#include "convolve.h"
 
 namespace symconv::cpu {
 
 // Runs `piece` for every piece of a dgrad of `problem` that has to be computed. Points that no tap reaches
 // are those of pieces without taps: where they hold no bias, all of grad_input is set to zero first, in one
 // go, and these pieces are left out.
-void run_pieces(const Problem& problem, const std::vector<Convolution>& pieces, const Tensor& bias,
+void run_pieces(const Problem& problem, const ConvolutionPlans& pieces, const Tensor& bias,
                 const Tensor& grad_input, const Threads& threads,
-                const std::function<void(const Convolution&)>& piece);
+                const std::function<void(const ConvolutionPlan&)>& piece);
 
 }  // namespace symconv::cpu

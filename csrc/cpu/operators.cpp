@@ -1,9 +1,9 @@
 // Which loops an operator runs.
 #include "operators.h"
 
-#include "convolve.h"
 #include "dgrad.h"
 #include "kernels.h"
+#include "plans.h"
 #include "reference.h"
 #include "wgrad.h"
 
@@ -21,17 +21,18 @@ bool use_reference() {
 void fprop(const Problem& problem, const Tensor& input, const Tensor& weight, const Tensor& bias,
            const Tensor& output, const Threads& threads) {
   if (use_reference()) return reference::fprop(problem, input, weight, bias, output, threads);
-  convolve(Convolution::fprop(problem), input, weight, nullptr, bias, output, threads);
+  for (const auto& plan : *plans_of(problem, Pass::kFprop, input.dtype, threads.count, false)) {
+    plan->run(input, weight, nullptr, bias, output, threads);
+  }
 }
 
 void dgrad(const Problem& problem, const Tensor& grad_output, const Tensor& weight, const Tensor& bias,
            const Tensor& grad_input, const Threads& threads) {
-  const std::vector<Convolution> pieces = Convolution::dgrad(problem);
-  if (use_reference() || pieces.empty()) {
-    return reference::dgrad(problem, grad_output, weight, bias, grad_input, threads);
-  }
-  run_pieces(problem, pieces, bias, grad_input, threads, [&](const Convolution& piece) {
-    convolve(piece, grad_output, weight, nullptr, bias, grad_input, threads);
+  if (use_reference()) return reference::dgrad(problem, grad_output, weight, bias, grad_input, threads);
+  const auto& plans = plans_of(problem, Pass::kDgrad, grad_output.dtype, threads.count, false);
+  if (!plans) return reference::dgrad(problem, grad_output, weight, bias, grad_input, threads);
+  run_pieces(problem, *plans, bias, grad_input, threads, [&](const ConvolutionPlan& piece) {
+    piece.run(grad_output, weight, nullptr, bias, grad_input, threads);
   });
 }
 

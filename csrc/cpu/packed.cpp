@@ -3,9 +3,10 @@
 
 #include <cstring>
 
-#include "convolve.h"
 #include "dgrad.h"
 #include "kernels.h"
+#include "plans.h"
+#include "recent.h"
 
 namespace symconv::cpu {
 namespace {
@@ -45,6 +46,14 @@ Problem weight_side(const Problem& problem) {
     p.output[d] = 1;
   }
   return p;
+}
+
+// Of a problem that calls come with. Valid until this thread's next call.
+const PackLayout& recent_layout(const Problem& problem, Pass pass, DType dtype) {
+  static thread_local Recent<PackLayout> recent;
+  const bool is_dgrad = pass == Pass::kDgrad;
+  return recent.get(problem, 2 * is_dgrad + (dtype == DType::kFloat64),
+                    [&] { return PackLayout(problem, is_dgrad, dtype); });
 }
 
 }  // namespace
@@ -97,12 +106,13 @@ void pack(const Problem& problem, Pass pass, const Tensor& weight, void* packed,
   std::memcpy(bytes, &fingerprint, sizeof fingerprint);
   for (const Convolution& piece : layout.pieces()) {
     if (weights_of(piece) == 0) continue;
-    pack_weights(piece, weight, bytes + layout.offset(piece) * element, threads);
+    plan_convolution(piece, weight.dtype, threads.count, true)
+        ->pack(weight, bytes + layout.offset(piece) * element, threads);
   }
 }
 
 bool fits(const Problem& problem, Pass pass, const void* packed, int64_t elements, DType dtype) {
-  const PackLayout layout(problem, pass == Pass::kDgrad, dtype);
+  const PackLayout& layout = recent_layout(problem, pass, dtype);
   if (elements == 0 || elements != layout.elements()) return false;
   const uint64_t expected = layout.fingerprint();
   return std::memcmp(packed, &expected, sizeof expected) == 0;
@@ -111,19 +121,20 @@ bool fits(const Problem& problem, Pass pass, const void* packed, int64_t element
 void fprop_packed(const Problem& problem, const Tensor& input, const void* packed, const Tensor& bias,
                   const Tensor& output, const Threads& threads) {
   const int64_t element = input.dtype == DType::kFloat64 ? 8 : 4;
-  convolve(Convolution::fprop(problem), input, {}, static_cast<const char*>(packed) + kHeader * element, bias,
-           output, threads);
+  for (const auto& plan : *plans_of(problem, Pass::kFprop, input.dtype, threads.count, true)) {
+    plan->run(input, {}, static_cast<const char*>(packed) + kHeader * element, bias, output, threads);
+  }
 }
 
 void dgrad_packed(const Problem& problem, const Tensor& grad_output, const void* packed, const Tensor& bias,
                   const Tensor& grad_input, const Threads& threads) {
-  const PackLayout layout(problem, true, grad_output.dtype);
+  const PackLayout& layout = recent_layout(problem, Pass::kDgrad, grad_output.dtype);
   const int64_t element = grad_output.dtype == DType::kFloat64 ? 8 : 4;
-  const auto convolve_piece = [&](const Convolution& piece) {
-    convolve(piece, grad_output, {}, static_cast<const char*>(packed) + layout.offset(piece) * element, bias,
-             grad_input, threads);
-  };
-  run_pieces(problem, Convolution::dgrad(problem), bias, grad_input, threads, convolve_piece);
+  const auto& plans = plans_of(problem, Pass::kDgrad, grad_output.dtype, threads.count, true);
+  run_pieces(problem, *plans, bias, grad_input, threads, [&](const ConvolutionPlan& piece) {
+    const int64_t offset = layout.offset(piece.convolution()) * element;
+    piece.run(grad_output, {}, static_cast<const char*>(packed) + offset, bias, grad_input, threads);
+  });
 }
 
 }  // namespace symconv::cpu

@@ -19,6 +19,7 @@
 #include "ahead.h"
 #include "kernels.h"
 #include "patch.h"
+#include "recent.h"
 #include "scalar.h"
 #include "tiling.h"
 
@@ -486,14 +487,20 @@ class Wgrad {
   int64_t column_shares_ = 1, point_shares_ = 1;
 };
 
+template <typename T>
+const Wgrad<T>& plan_of(const Problem& problem, int threads) {
+  static thread_local Recent<Wgrad<T>> recent;
+  return recent.get(problem, threads, [&] { return Wgrad<T>(problem, threads); });
+}
+
 }  // namespace
 
 void convolve_wgrad(const Problem& problem, const Tensor& grad_output, const Tensor& input,
                     const Tensor& grad_weight, const Threads& threads) {
   if (input.dtype == DType::kFloat64) {
-    Wgrad<double>(problem, threads.count).run(grad_output, input, grad_weight, threads);
+    plan_of<double>(problem, threads.count).run(grad_output, input, grad_weight, threads);
   } else {
-    Wgrad<float>(problem, threads.count).run(grad_output, input, grad_weight, threads);
+    plan_of<float>(problem, threads.count).run(grad_output, input, grad_weight, threads);
   }
 }
 

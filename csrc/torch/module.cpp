@@ -23,19 +23,25 @@
 #define SYMCONV_GEOMETRY SYMCONV_SIZES ", bool transposed"
 
 STABLE_TORCH_LIBRARY(symconv_ext, library) {
-  library.def("fprop(Tensor input, Tensor weight, Tensor? bias, " SYMCONV_GEOMETRY
-              ", bool allow_tf32) -> Tensor");
-  library.def("dgrad(Tensor grad_output, Tensor weight, Tensor? bias, SymInt[] input_size, " SYMCONV_GEOMETRY
-              ", bool allow_tf32) -> Tensor");
-  library.def("wgrad(Tensor grad_output, Tensor input, SymInt[] weight_size, " SYMCONV_GEOMETRY
-              ", bool allow_tf32) -> Tensor");
+  // NAME_no_grad is the same operator without the derivative that Python registers for NAME.
+#define SYMCONV_DEFINE(name, arguments)         \
+  library.def(name "(" arguments ") -> Tensor"); \
+  library.def(name "_no_grad(" arguments ") -> Tensor")
+
+  SYMCONV_DEFINE("fprop",
+                 "Tensor input, Tensor weight, Tensor? bias, " SYMCONV_GEOMETRY ", bool allow_tf32");
+  SYMCONV_DEFINE("dgrad", "Tensor grad_output, Tensor weight, Tensor? bias, SymInt[] input_size, "
+                          SYMCONV_GEOMETRY ", bool allow_tf32");
+  SYMCONV_DEFINE("wgrad", "Tensor grad_output, Tensor input, SymInt[] weight_size, " SYMCONV_GEOMETRY
+                          ", bool allow_tf32");
+  SYMCONV_DEFINE("mirror", "Tensor weight, SymInt groups, int[] orbits, bool transposed");
   library.def("pack(Tensor weight, " SYMCONV_GEOMETRY ") -> Tensor");
   library.def("fprop_packed(Tensor input, Tensor packed, Tensor? bias, SymInt[] weight_size, " SYMCONV_SIZES
               ", bool channels_last) -> Tensor");
   library.def(
       "dgrad_packed(Tensor grad_output, Tensor packed, Tensor? bias, SymInt[] weight_size, SymInt[] "
       "input_size, " SYMCONV_SIZES ", bool channels_last) -> Tensor");
-  library.def("mirror(Tensor weight, SymInt groups, int[] orbits, bool transposed) -> Tensor");
+#undef SYMCONV_DEFINE
 }
 
 namespace {
