@@ -77,8 +77,8 @@ def convolve_transposed(
 
 def _autocast_is_on(input: Tensor) -> bool:
     """Whether autocast is on for the input's device; torch cannot be asked about one without it (meta)."""
-    if input.is_cpu:
-        return torch.is_autocast_enabled("cpu")
+    if not (torch.compiler.is_compiling() or torch._C._is_any_autocast_enabled()):
+        return False
     device = input.device.type
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
