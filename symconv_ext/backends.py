@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from types import TracebackType
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,7 +26,9 @@ PLAIN = "no filters are tied, so there is nothing to save"
 # Why 'auto' passes over a native backend that could run.
 EXCEPTIONS = (PLAIN, *cost.EXCEPTIONS)
 
-_CHOICES_KEPT = 256
+_DECISIONS_KEPT = 256
+
+T = TypeVar("T")
 
 
 class Choice(NamedTuple):
@@ -108,25 +110,41 @@ def choose(problem: Problem, input: Tensor) -> Choice:
     Raises ``RuntimeError`` with the reason where the setting is ``'native'`` and that cannot run.
     """
     if torch.compiler.is_compiling():
-        formats = _decide(problem, input, None)
+        choices = decide_for_both_formats(problem, input, None)
     else:
-        # Asked at every call, mostly with cold caches, where each distinct question costs microseconds.
-        key: tuple[object, ...] = (setting, torch.is_grad_enabled(), input.dtype, input.shape, type(input))
-        if not input.is_cpu:
-            key = (*key, input.device, allow_tf32(input))
-        formats = problem.choices.get(key)
-        if formats is None:
-            if len(problem.choices) >= _CHOICES_KEPT:
-                problem.choices.clear()
-            size = tuple(input.shape) if type(input) is Tensor else None
-            formats = problem.choices[key] = _decide(problem, input, size)
-    contiguous, channels_last = formats
+        choices = remembered(problem.choices, problem, input, decide_for_both_formats)
+    contiguous, channels_last = choices
     if contiguous is channels_last:
         return contiguous
     return channels_last if ops.suggests_channels_last(input) else contiguous
 
 
-def _decide(problem: Problem, input: Tensor, size: tuple[int, ...] | None) -> tuple[Choice, Choice]:
+def remembered(
+    memory: dict[tuple[object, ...], tuple[T, T]],
+    problem: Problem,
+    input: Tensor,
+    decide: Callable[[Problem, Tensor, tuple[int, ...] | None], tuple[T, T]],
+) -> tuple[T, T]:
+    """``decide(problem, input, size)``, for both memory formats, by all else that it may depend on.
+
+    There is no size for subclasses of Tensor, which may not know it.
+    """
+    # Asked at every call, mostly with cold caches, where each distinct question costs microseconds.
+    key: tuple[object, ...] = (setting, torch.is_grad_enabled(), input.dtype, input.shape, type(input))
+    if not input.is_cpu:
+        key = (*key, input.device, allow_tf32(input))
+    decided = memory.get(key)
+    if decided is None:
+        if len(memory) >= _DECISIONS_KEPT:
+            memory.clear()
+        size = tuple(input.shape) if type(input) is Tensor else None
+        decided = memory[key] = decide(problem, input, size)
+    return decided
+
+
+def decide_for_both_formats(
+    problem: Problem, input: Tensor, size: tuple[int, ...] | None
+) -> tuple[Choice, Choice]:
     """What holds for a contiguous input and for a channels_last one; the same object if it is the same."""
     arguments = (problem, input.device, input.dtype, size, allow_tf32(input))
     contiguous, channels_last = decide(*arguments, False), decide(*arguments, True)

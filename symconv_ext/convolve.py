@@ -29,11 +29,11 @@ def convolve(
         if _autocast_is_on(input):
             input, weight, bias = _autocast(input, weight, bias)
         padded = input if problem.pad is None else F.pad(input, problem.pad, mode=problem.pad_mode)
-        choice = backends.choose(problem, padded)
         if pack is not None:
-            output = pack.convolve(problem, choice.native, padded, weight, bias)
+            output = pack.convolve(problem, padded, weight, bias)
             if output is not None:
                 return output
+        choice = backends.choose(problem, padded)
         if choice.native:
             return autograd.fprop(padded, weight, bias, *problem.args, backends.allow_tf32(padded))
         mirror = backends.mirror_for(choice)
@@ -61,11 +61,11 @@ def convolve_transposed(
         if _autocast_is_on(input):
             input, weight, bias = _autocast(input, weight, bias)
         size = (input.size(0), problem.out_channels, *problem.output_size(input.shape[2:], output_padding))
-        choice = backends.choose(problem, input)
         if pack is not None:
-            output = pack.convolve_transposed(problem, choice.native, input, weight, bias, size)
+            output = pack.convolve_transposed(problem, input, weight, bias, size)
             if output is not None:
                 return output
+        choice = backends.choose(problem, input)
         if choice.native:
             return autograd.dgrad(input, weight, bias, size, *problem.args, backends.allow_tf32(input))
         mirror = backends.mirror_for(choice)

@@ -20,7 +20,6 @@ from .problem import Problem
 #: dense weights of up to so many elements are kept beside the packed ones
 SMALL = 1 << 16
 
-_FORMS_KEPT = 256
 _UNCOUNTED = -1  # version of an inference tensor
 
 
@@ -41,7 +40,7 @@ class Pack:
         #: where the results of the native backend have channels_last because the weight does
         self.channels_last = ops.suggests_channels_last(weight)
         #: which form calls have taken so far, for each memory format, by what else that depends on
-        self._forms: dict[tuple[Any, ...], tuple[_Form, _Form]] = {}
+        self._known: dict[tuple[object, ...], tuple[_Form, _Form]] = {}
         with torch.no_grad():
             weight = weight.detach()
             if problem.has_pack and backends.why_not_native(weight.device, weight.dtype) is None:
@@ -70,48 +69,26 @@ class Pack:
             and (self.version == _UNCOUNTED or weight._version == self.version)
         )
 
-    def convolve(
-        self, problem: Problem, native: bool, input: Tensor, weight: Tensor, bias: Tensor | None
-    ) -> Tensor | None:
-        """fprop of a padded input; None where this backend's form of the weight is not kept."""
-        return self._forward(problem, native, input, weight, bias, ())
+    def convolve(self, problem: Problem, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
+        """fprop of a padded input; None where the form of the weight that it takes is not kept."""
+        return self._forward(problem, input, weight, bias, ())
 
     def convolve_transposed(
-        self,
-        problem: Problem,
-        native: bool,
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        size: tuple[int, ...],
+        self, problem: Problem, input: Tensor, weight: Tensor, bias: Tensor | None, size: tuple[int, ...]
     ) -> Tensor | None:
         """dgrad to ``size``, ``(N, out_channels, *output)``; None as in :meth:`convolve`."""
-        return self._forward(problem, native, input, weight, bias, size)
+        return self._forward(problem, input, weight, bias, size)
 
     def _forward(
-        self,
-        problem: Problem,
-        native: bool,
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        size: tuple[int, ...],
+        self, problem: Problem, input: Tensor, weight: Tensor, bias: Tensor | None, size: tuple[int, ...]
     ) -> Tensor | None:
         compiling = torch.compiler.is_compiling()
-        if compiling:  # a compiled graph serves every size
-            forms = self._both_forms(problem, native, input, None)
+        if compiling:
+            forms = self._forms(problem, input, None)
         else:
-            key: tuple[object, ...] = (native, backends.setting, input.dtype, input.shape)
-            if not input.is_cpu:
-                key = (*key, input.device)
-            known = self._forms.get(key)
-            if known is None:
-                if len(self._forms) >= _FORMS_KEPT:
-                    self._forms.clear()
-                known = self._forms[key] = self._both_forms(problem, native, input, tuple(input.shape))
-            forms = known
+            forms = backends.remembered(self._known, problem, input, self._forms)
         contiguous, channels_last = forms
-        same = contiguous.kept is channels_last.kept
+        same = contiguous is channels_last
         native, kept = contiguous if same or not ops.suggests_channels_last(input) else channels_last
         if kept is None:
             return None
@@ -124,25 +101,25 @@ class Pack:
             )
         return run(native, input, kept, bias, self.weight_size, size, geometry, self.channels_last)
 
-    def _both_forms(
-        self, problem: Problem, native: bool, input: Tensor, size: tuple[int, ...] | None
-    ) -> tuple[_Form, _Form]:
+    def _forms(self, problem: Problem, input: Tensor, size: tuple[int, ...] | None) -> tuple[_Form, _Form]:
         """What a contiguous input of this size takes, and a channels_last one; no size: what all may take."""
-        dense = _Form(False, self.dense)
-        forms = [_Form(True, self.packed) if native else dense] * 2
-        if native and size is not None and backends.setting == "auto" and self.dense is not None:
+        choices = backends.decide_for_both_formats(problem, input, size)
+        native = [choice.native for choice in choices]
+        # A compiled graph serves every size.
+        if size is not None and backends.setting == "auto" and self.dense is not None:
             if cost.prefers_kept_dense(problem, size):
-                forms = [dense, dense]
+                native = [False, False]
             elif cost.prefers_kept_dense_in_channels_last(problem, size, input.dtype):
-                forms[1] = dense
-        contiguous, channels_last = (self._fitting(form, input) for form in forms)
-        return contiguous, channels_last
+                native[1] = False
+        contiguous = self._fitting(native[0], input)
+        return contiguous, contiguous if native[1] == native[0] else self._fitting(native[1], input)
 
-    def _fitting(self, form: _Form, input: Tensor) -> _Form:
-        """The form itself, or one without a weight where that is on another device or of another dtype."""
-        native, kept = form
+    def _fitting(self, native: bool, input: Tensor) -> _Form:
+        """The form that a backend takes, without a weight where that is on another device or of another dtype."""
+        kept = self.packed if native else self.dense
         dtype = ops.compute_dtype(input.dtype) if native else input.dtype
-        return form if kept is None or (kept.device, kept.dtype) == (input.device, dtype) else _Form(native, None)
+        fits = kept is not None and (kept.device, kept.dtype) == (input.device, dtype)
+        return _Form(native, kept if fits else None)
 
 
 class _Form(NamedTuple):
