@@ -248,8 +248,8 @@ fprop: Any = None
 dgrad: Any = None
 wgrad: Any = None
 mirror: Any = None
-# The same without a derivative: what is below autograd calls them, since a formula in Python costs more than a
-# small convolution even where nothing is recorded.
+# The same without a derivative: what is below autograd calls them, since a formula in Python costs more than
+# a small convolution even where nothing is recorded.
 fprop_no_grad: Any = None
 dgrad_no_grad: Any = None
 wgrad_no_grad: Any = None

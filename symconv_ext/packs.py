@@ -115,7 +115,7 @@ class Pack:
         return contiguous, contiguous if native[1] == native[0] else self._fitting(native[1], input)
 
     def _fitting(self, native: bool, input: Tensor) -> _Form:
-        """The form that a backend takes, without a weight where that is on another device or of another dtype."""
+        """The form that a backend takes, without a weight of another device or dtype than the input's."""
         kept = self.packed if native else self.dense
         dtype = ops.compute_dtype(input.dtype) if native else input.dtype
         fits = kept is not None and (kept.device, kept.dtype) == (input.device, dtype)
