@@ -86,6 +86,10 @@ def cuda_kernel(
     return str(_C.cuda_kernel(operator, str(dtype).removeprefix("torch."), allow_tf32, tuple(numbers)))
 
 
+# Channels, then the spatial dimensions from last to first, then the batch.
+_FROM_CHANNELS = {4: (1, 3, 2, 0), 5: (1, 4, 3, 2, 0)}
+
+
 def suggests_channels_last(tensor: Tensor) -> bool:
     """Whether the strides of a 4-D or 5-D tensor say channels_last, as ATen's suggest_memory_format has it.
 
@@ -98,12 +102,14 @@ def suggests_channels_last(tensor: Tensor) -> bool:
 
     A tensor that passes every dimension is channels_last. Tensors of other ranks never are.
     """
-    if tensor.dim() not in (4, 5) or tensor.stride(1) == 0:
+    sizes, strides = tensor.shape, tensor.stride()
+    dims = len(sizes)
+    if dims not in (4, 5) or strides[1] == 0:
         return False
     least = 0
-    for dim in (1, *range(tensor.dim() - 1, 1, -1), 0):
-        size, stride = tensor.size(dim), tensor.stride(dim)
-        if size == 0 or stride < least or (dim == 0 and least == tensor.stride(1)):
+    for dim in _FROM_CHANNELS[dims]:
+        size, stride = sizes[dim], strides[dim]
+        if size == 0 or stride < least or (dim == 0 and least == strides[1]):
             return False
         least = stride * size if size > 1 else stride
     return True
