@@ -20,7 +20,7 @@ def mirror(weight: Tensor, groups: int, orbits: tuple[int, ...], transposed: boo
     if not ops.suggests_channels_last(weight):
         return torch.take(weight, _places(weight.shape, groups, orbits, transposed, False))
     dense = torch.take(weight, _places(weight.shape, groups, orbits, transposed, True))
-    return dense.permute(0, -1, *range(1, dense.dim() - 1))  # movedim(-1, 1), which takes longer to do the same
+    return dense.permute(0, -1, *range(1, dense.dim() - 1))  # movedim(-1, 1), which takes longer
 
 
 @lru_cache(maxsize=256)

@@ -174,6 +174,59 @@ def test_repeats_bit_for_bit_with_any_number_of_threads(
         assert torch.equal(getattr(t, field), value), f"{field} was written to"
 
 
+@pytest.mark.usefixtures("native", "threads")
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_more_problems_than_a_thread_remembers(operator: str) -> None:
+    """Plans are kept for 64 problems; whichever are at hand, a problem gets its own."""
+    torch.manual_seed(0)
+    weight = torch.randn(4, 3, 3, 3, dtype=torch.float64)
+    orbits, mirrored = (0, 0, 0, 4, 0, 0, 0, 0), 16
+    cases = []
+    for size in range(3, 53):
+        for stride in (1, 2):
+            output = (size + 2 - 3) // stride + 1
+            value = weight.new_empty(2, 3, size, 5).normal_()
+            grad = weight.new_empty(2, mirrored, output, 4 // stride + 1).normal_()
+            geometry = ((stride, stride), (1, 1), (1, 1), 1, orbits, False, False)
+            first = {"fprop": (value, weight, None), "dgrad": (grad, weight, None, value.shape)}
+            cases.append((*first.get(operator, (grad, value, weight.shape)), *geometry))
+    call = getattr(torch.ops.symconv_ext, operator)
+    dense = reference.mirror(weight, 1, orbits, False)
+    for round_ in range(2):
+        for threads, arguments in enumerate(cases):
+            torch.set_num_threads(1 + threads % 2)
+            result = call(*arguments)
+            stride = arguments[-7]
+            if operator == "fprop":
+                expected = torch.nn.functional.conv2d(arguments[0], dense, None, stride, 1)
+            elif operator == "dgrad":
+                expected = torch.nn.grad.conv2d_input(arguments[3], dense, arguments[0], stride, 1)
+            else:
+                full = torch.nn.grad.conv2d_weight(arguments[1], dense.shape, arguments[0], stride, 1)
+                expected = reference.orbit_sums(full, 1, orbits, False)
+            torch.testing.assert_close(result, expected, msg=lambda text: f"round {round_}: {text}")
+
+
+@pytest.mark.usefixtures("native")
+@pytest.mark.parametrize("operator", (*OPERATORS, "mirror"))
+def test_no_grad_operators_are_the_same_without_a_derivative(operator: str) -> None:
+    p = FEW[0]
+    t = make(p)
+    arguments = (
+        (t.weight, p.groups, p.orbits, p.transposed) if operator == "mirror" else operands(operator, p, t)
+    )
+    tensors = [a.requires_grad_() for a in arguments if isinstance(a, torch.Tensor)]
+    differentiable = getattr(torch.ops.symconv_ext, operator)(*arguments)
+    with torch.no_grad():
+        alone = getattr(torch.ops.symconv_ext, f"{operator}_no_grad")(*arguments)
+    assert tensors and differentiable.requires_grad and not alone.requires_grad
+    assert torch.equal(differentiable, alone)
+    with FakeTensorMode() as fake:
+        inside = [fake.from_tensor(a) if isinstance(a, torch.Tensor) else a for a in arguments]
+        traced = getattr(torch.ops.symconv_ext, f"{operator}_no_grad")(*inside)
+    assert (traced.shape, traced.stride()) == (alone.shape, alone.stride())
+
+
 @pytest.mark.usefixtures("native")
 def test_calls_from_several_python_threads_do_not_disturb_each_other() -> None:
     chosen = [p for p in LARGE if p.multiplications < 20_000_000][:6]

@@ -1,7 +1,7 @@
 // What was made for the last few problems, kept by each thread for its next calls.
 //
-// A layer is called with the same problem over and over, and between two calls of it its part of the caches is
-// used for other things: looking up what was made the first time touches less memory than making it again.
+// A layer is called with the same problem over and over, and between two calls of it its part of the caches
+// is used for other things: looking up what was made the first time touches less memory than making it again.
 #pragma once
 
 #include <algorithm>
@@ -18,8 +18,8 @@ namespace symconv::cpu {
 template <typename Value>
 class Recent {
  public:
-  // What make() returned for this problem and variant; it is called unless that is among the last kMost. Valid
-  // until the next call.
+  // What make() returned for this problem and variant; it is called unless that is among the last kMost.
+  // Valid until the next call.
   template <typename Make>
   const Value& get(const Problem& problem, int64_t variant, Make&& make) {
     const uint64_t hash = hash_of(problem, variant);

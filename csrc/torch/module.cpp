@@ -24,14 +24,14 @@
 
 STABLE_TORCH_LIBRARY(symconv_ext, library) {
   // NAME_no_grad is the same operator without the derivative that Python registers for NAME.
-#define SYMCONV_DEFINE(name, arguments)         \
+#define SYMCONV_DEFINE(name, arguments)          \
   library.def(name "(" arguments ") -> Tensor"); \
   library.def(name "_no_grad(" arguments ") -> Tensor")
 
-  SYMCONV_DEFINE("fprop",
-                 "Tensor input, Tensor weight, Tensor? bias, " SYMCONV_GEOMETRY ", bool allow_tf32");
-  SYMCONV_DEFINE("dgrad", "Tensor grad_output, Tensor weight, Tensor? bias, SymInt[] input_size, "
-                          SYMCONV_GEOMETRY ", bool allow_tf32");
+  SYMCONV_DEFINE("fprop", "Tensor input, Tensor weight, Tensor? bias, " SYMCONV_GEOMETRY ", bool allow_tf32");
+  SYMCONV_DEFINE("dgrad",
+                 "Tensor grad_output, Tensor weight, Tensor? bias, SymInt[] input_size, " SYMCONV_GEOMETRY
+                 ", bool allow_tf32");
   SYMCONV_DEFINE("wgrad", "Tensor grad_output, Tensor input, SymInt[] weight_size, " SYMCONV_GEOMETRY
                           ", bool allow_tf32");
   SYMCONV_DEFINE("mirror", "Tensor weight, SymInt groups, int[] orbits, bool transposed");

@@ -111,8 +111,9 @@ __attribute__((noinline)) void fold_set(const FoldArguments<T>& f, const PlaneSe
   }
 }
 
-// How many columns go through all sets together: not more than whose planes' lines, which most sets read, stay
-// in the caches; not few, for what is set up for each set and move, and the branches that are mispredicted.
+// How many columns go through all sets together: not more than whose planes' lines, which most sets read,
+// stay in the caches; not few, for what is set up for each set and move, and the branches that are
+// mispredicted.
 template <typename T>
 SYMCONV_INLINE int64_t columns_together(const FoldArguments<T>& f) {
   constexpr int64_t kMost = 64;
