@@ -12,7 +12,7 @@ namespace symconv::cpu {
 namespace {
 
 constexpr int64_t kHeader = 16;      // elements: a cache line at least, so that what follows stays aligned
-constexpr uint64_t kPackFormat = 5;  // to be raised when the order of packed weights changes
+constexpr uint64_t kPackFormat = 6;  // to be raised when the order of packed weights changes
 constexpr int64_t kMostStride = 16;  // a pack has a piece for each residue
 
 // FNV-1a over whole numbers.

@@ -138,11 +138,13 @@ class Cheapest {
 };
 
 // With few rows, folding costs more than it saves to have all taps in one sum: where rows are tied, the taps
-// along v are applied to the products, of which there are then fewer than of columns. It must not depend on
-// extents: packed weights hold for every input.
-bool takes_v_last(const Convolution& c) {
-  constexpr int64_t kMostRows = 32;
-  return c.tied_rows && (c.folded_axes & kV) && c.kernel[1] > 1 && c.kernel[1] <= kMostTapsOfV &&
+// along v are applied to the products, of which there are then fewer than of columns. If nothing is folded
+// along v, that gives one sum for each tap, which pays off only where the fold is done on the side. It must
+// not depend on extents: packed weights hold for every input.
+bool takes_v_last(const Convolution& c, bool folds_aside) {
+  constexpr int64_t kMostRows = 64;
+  const bool folded = folds_aside ? c.folded_axes != 0 : (c.folded_axes & kV) != 0;
+  return c.tied_rows && folded && c.kernel[1] > 1 && c.kernel[1] <= kMostTapsOfV &&
          c.row_filters() <= kMostRows && c.column_filters() >= c.row_filters();
 }
 
@@ -221,7 +223,7 @@ Schedule schedule(const Convolution& c, int lanes, int vectors, int rows, bool f
   const int64_t panel = static_cast<int64_t>(lanes) * vectors;
   Schedule s{};
   s.vectors = vectors;
-  s.by_v = takes_v_last(c);
+  s.by_v = takes_v_last(c, folds_aside);
   const int64_t taps = std::max<int64_t>(1, s.by_v ? c.taps() / c.kernel[1] : c.taps());
 
   // The weights' side. It must not depend on extents or threads: packed weights hold for every input.
