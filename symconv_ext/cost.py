@@ -45,8 +45,10 @@ _NARROW = 16
 # The same where a mirrored weight is kept, and the taps with which there is little to save for each of them.
 _FEW = 8
 _FEW_TAPS = 27
-# Numbers of an output that lies beyond a core's own cache.
+# Numbers of an output that lies beyond a core's own cache; of one that takes long to write in many short pieces,
+# as that of several blocks is.
 _FAR = 1 << 20
+_LONG_IN_PIECES = 1 << 17
 # Input channels of a group from which a CUDA tensor-core kernel can be faster: it computes 16 at a time.
 _CUDA_CHANNELS = 8
 # Taps that a CUDA tensor-core kernel takes at most; residues modulo the stride that its dgrad does.
@@ -145,4 +147,6 @@ def prefers_kept_dense_in_channels_last(problem: Problem, size: tuple[int, ...],
     few = problem.in_channels // problem.groups <= _FEW and math.prod(problem.kernel_size) <= _FEW_TAPS
     if not few or dtype != torch.float32 or math.prod(problem.stride) > 1 or problem.transposed:
         return False
-    return size[0] * problem.out_channels * math.prod(problem.output_size(size[2:])) >= _FAR
+    outputs = size[0] * problem.out_channels * math.prod(problem.output_size(size[2:]))
+    blocks = sum(orbits > 0 for orbits in problem.orbits)
+    return outputs >= (_FAR if blocks == 1 else _LONG_IN_PIECES)

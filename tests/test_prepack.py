@@ -90,17 +90,25 @@ def test_both_forms_are_used(
 
 
 @pytest.mark.usefixtures("native")
-@pytest.mark.parametrize("extent", [9, 192])
+@pytest.mark.parametrize(
+    ("symmetry", "extent", "is_large"),
+    [({"hv": 16}, 9, False), ({"hv": 16}, 80, False), ({"hv": 16}, 192, True), ({"hv": 8, "v": 8}, 80, True)],
+)
 @pytest.mark.parametrize("format_", [torch.contiguous_format, torch.channels_last])
 def test_few_channels_and_a_large_output_in_channels_last_use_the_kept_dense_weight(
-    forward_calls: list[bool], format_: torch.memory_format, extent: int
+    forward_calls: list[bool],
+    format_: torch.memory_format,
+    symmetry: dict[str, int],
+    extent: int,
+    is_large: bool,
 ) -> None:
-    layer = SymmetricConv2d(3, 16, 3, padding=1, symmetry={"hv": 16}).eval()
+    """An output of several blocks is large earlier."""
+    layer = SymmetricConv2d(3, 16, 3, padding=1, symmetry=symmetry).eval()
     value = torch.randn(2, 3, extent, extent).to(memory_format=format_)
     with torch.no_grad(), symconv_ext.backend("auto"):
         expected = layer(value)
         torch.testing.assert_close(prepack(layer)(value), expected)
-        assert forward_calls == [format_ == torch.contiguous_format or extent == 9]
+        assert forward_calls == [format_ == torch.contiguous_format or not is_large]
         assert layer(value).is_contiguous(memory_format=format_)
 
 
