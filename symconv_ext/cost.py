@@ -45,7 +45,7 @@ _NARROW = 16
 # The same where a mirrored weight is kept, and the taps with which there is little to save for each of them.
 _FEW = 8
 _FEW_TAPS = 27
-# Numbers of an output that lies beyond a core's own cache; of one that takes long to write in many short pieces,
+# Numbers of an output beyond a core's own cache; of one that takes long to write in many short pieces,
 # as that of several blocks is.
 _FAR = 1 << 20
 _LONG_IN_PIECES = 1 << 17
