@@ -52,8 +52,10 @@ from toolchain import BuildError, Toolkit, Torch  # noqa: E402
 _AVX512 = "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c -Wno-maybe-uninitialized"
 ISA_FLAGS = {
     "portable": ("", ""),
+    "matrix_twin": ("", ""),
     "avx2": ("x86_64", "-mavx2 -mfma -mf16c"),
     "avx512": ("x86_64", _AVX512),
+    "amx": ("x86_64", f"{_AVX512} -mavx512bf16 -mamx-tile -mamx-bf16"),
     "neon": ("aarch64", ""),
 }
 

@@ -40,7 +40,7 @@ print("checked", count)
 
 
 @pytest.mark.usefixtures("native")
-@pytest.mark.parametrize("name", ["reference", "default", "avx2", "avx512", "neon"])
+@pytest.mark.parametrize("name", ["reference", "matrix_twin", "default", "avx2", "avx512", "amx", "neon"])
 def test_every_capability_matches_the_oracle(name: str) -> None:
     path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
     environment = {**os.environ, "PYTHONPATH": path, "SYMCONV_CPU_CAPABILITY": name, "OMP_NUM_THREADS": "1"}

@@ -29,7 +29,8 @@ CHECKS = Path(__file__).with_name("cpu_kernels")
 PROBLEMS = 400  # random problems for each kernel and type
 CROSS_COMPILER = "aarch64-linux-gnu-g++"
 CROSS_ROOT = "/usr/aarch64-linux-gnu"
-X86_TABLES = ("avx2", "avx512")
+X86_TABLES = ("avx2", "avx512", "amx")
+MATRIX_TABLES = ("matrix_twin", "amx")  # those with a matrix unit
 
 
 def load_setup() -> ModuleType:
@@ -115,6 +116,7 @@ def available(program: Path) -> list[str]:
 def check(*command: str | Path) -> None:
     """Runs ``check`` of the program; every kernel and type must have been tried, and passed."""
     done = run(*command)
+    table = command[command.index("check") + 1]
     assert done.returncode == 0, done.stdout + done.stderr
     counts = {}
     for line in done.stdout.splitlines():
@@ -125,11 +127,12 @@ def check(*command: str | Path) -> None:
     expected = {f"{t} {kernel}" for t in types for kernel in kernels}
     expected |= {f"{t} {kernel}" for t in types[:2] for kernel in ("gemm", "fold", "fold_points", "add_rows")}
     expected |= {f"{t} {way}" for t in types[2:] for way in ("widening", "narrowing")}
+    expected |= {"float32 matrix"} if table in MATRIX_TABLES else set()
     assert set(counts) == expected | {"memory ahead"}
     assert all(count > 0 for count in counts.values()), counts
 
 
-@pytest.mark.parametrize("table", ["default", *X86_TABLES, "neon"])
+@pytest.mark.parametrize("table", ["default", "matrix_twin", *X86_TABLES, "neon"])
 def test_kernels_match_plain_loops(built: tuple[Path, dict[str, Path]], table: str) -> None:
     program, _ = built
     if table not in available(program):
@@ -148,7 +151,7 @@ def test_neon_kernels_match_plain_loops_under_qemu() -> None:
             f"NEON IS NOT TESTED: no {missing}; on Debian: apt-get install g++-aarch64-linux-gnu qemu-user"
         )
     program, isa = build(cxx, "aarch64")
-    assert set(isa) == {"neon", "portable"}
+    assert set(isa) == {"matrix_twin", "neon", "portable"}
     check(qemu, "-L", CROSS_ROOT, program, "check", "neon", "3", str(PROBLEMS // 4))
 
 
@@ -157,7 +160,7 @@ def test_the_program_refuses_what_it_cannot_check(built: tuple[Path, dict[str, P
     assert run(program).returncode == 2
     refused = run(program, "check", "mmx", "1", "1")
     assert refused.returncode == 2
-    assert "expected one of reference, default" in refused.stderr
+    assert "expected one of reference, matrix_twin, default" in refused.stderr
     with pytest.raises(AssertionError):
         check(program, "check", "default", "1", "0")
 
@@ -181,7 +184,7 @@ def test_instruction_sets_share_no_symbols(built: tuple[Path, dict[str, Path]]) 
 def test_the_best_capability_is_in_use(built: tuple[Path, dict[str, Path]]) -> None:
     program, _ = built
     names = available(program)
-    assert names[:2] == ["reference", "default"]
+    assert names[:3] == ["reference", "matrix_twin", "default"]
     best = names[-1]
     assert run(program, "capability").stdout.split() == [best, best, best]
     assert run(program, "capability", capability="").stdout.split() == [best, best, best]
@@ -222,7 +225,7 @@ print('agrees')
 
 
 @pytest.mark.usefixtures("native")
-@pytest.mark.parametrize("name", ["reference", "default", *X86_TABLES, "neon"])
+@pytest.mark.parametrize("name", ["reference", "matrix_twin", "default", *X86_TABLES, "neon"])
 def test_layers_run_on_every_capability(built: tuple[Path, dict[str, Path]], name: str) -> None:
     program, _ = built
     done = run(sys.executable, "-c", FORWARD, capability=name)

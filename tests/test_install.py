@@ -256,11 +256,11 @@ def test_no_compiler_has_a_reason(machine: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("processor", "names"),
     [
-        ("x86_64", ["portable", "avx2", "avx512"]),
-        ("AMD64", ["portable", "avx2", "avx512"]),
-        ("aarch64", ["portable", "neon"]),
-        ("arm64", ["portable", "neon"]),
-        ("ppc64le", ["portable"]),
+        ("x86_64", ["portable", "matrix_twin", "avx2", "avx512", "amx"]),
+        ("AMD64", ["portable", "matrix_twin", "avx2", "avx512", "amx"]),
+        ("aarch64", ["portable", "matrix_twin", "neon"]),
+        ("arm64", ["portable", "matrix_twin", "neon"]),
+        ("ppc64le", ["portable", "matrix_twin"]),
     ],
 )
 def test_instruction_sets_of_a_processor(processor: str, names: list[str]) -> None:
@@ -268,8 +268,9 @@ def test_instruction_sets_of_a_processor(processor: str, names: list[str]) -> No
     assert [source.stem for source, _ in sources] == names
     assert all(source.is_file() for source, _ in sources)
     for source, flags in sources:
-        assert ("-mavx512f" in flags) == (source.stem == "avx512")
-        assert ("-mfma" in flags) == source.stem.startswith("avx")
+        assert ("-mavx512f" in flags) == (source.stem in ("avx512", "amx"))
+        assert ("-mamx-bf16" in flags) == (source.stem == "amx")
+        assert ("-mfma" in flags) == (source.stem in ("avx2", "avx512", "amx"))
 
 
 def test_unknown_instruction_set(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ struct Reached {
 constexpr int64_t kBlockVectors = 4;  // of points, whose channels are written together
 
 struct ThreadScratch {
-  Scratch weights, staged, folded, accumulators, slots, segments;
+  Scratch weights, staged, folded, tiles, accumulators, slots, segments, matrix_calls;
   std::vector<Move> moves;
   std::vector<int> ends;
   std::vector<int64_t> copied_from;  // of each panel
@@ -43,6 +43,7 @@ struct ThreadScratch {
   std::vector<StagedRun> staging;
   std::vector<RowRange> rows;
   std::vector<Call> calls;
+  std::vector<const void*> lines;
   std::vector<size_t> call_ends;  // of each piece
   LookAhead ahead;
   std::vector<Reached> reached;
@@ -60,15 +61,18 @@ class Convolve final : public ConvolutionPlan {
   Convolve(const Convolution& convolution, int threads, bool packed)
       : c_(convolution),
         kernels_(kernels<T>()),
-        schedule_(schedule(convolution, kernels_.lanes, kernels_.vectors, kernels_.rows, kernels_.folds_aside,
-                           kernels_.l1_bytes, kernels_.l2_bytes, sizeof(T), threads, packed)),
+        matrix_(takes_matrix(convolution, threads, packed) ? kernels_.matrix : nullptr),
+        panel_rows_(matrix_ ? kTileRows : kernels_.rows),
+        schedule_(schedule(convolution, unit(), threads, packed)),
         patch_(schedule_.strips > 0 ? convolution.without_v() : convolution, schedule_.tiling, kernels_.lanes,
                sizeof(T)),
-        packing_(c_, patch_, schedule_.piece_columns, kernels_.rows, schedule_.by_v),
+        packing_(c_, patch_, schedule_.piece_columns, panel_rows_, schedule_.by_v,
+                 matrix_ ? kTileElements<T> : 0),
         panel_(kernels_.lanes * schedule_.vectors),
         prepacked_(packed) {}
 
   const Convolution& convolution() const override { return c_; }
+  int64_t packed_elements() const override { return packing_.elements(); }
 
   void pack(const Tensor& weight, void* packed, const Threads& threads) const override {
     packing_.pack(kernels_, weight, static_cast<T*>(packed), threads);
@@ -95,6 +99,7 @@ class Convolve final : public ConvolutionPlan {
     if (const int64_t strips = schedule_.strips; strips > 0) {
       return threads.run(c_.groups * c_.batch * strips, [&](int64_t begin, int64_t end) {
         ThreadScratch& scratch = thread_scratch();
+        const Running running(matrix_);
         for (int64_t i = begin; i < end; ++i) {
           run_strip(i, i + 1 < end ? i + 1 : i, source, {packed, nullptr}, biases, output, scratch);
         }
@@ -103,6 +108,7 @@ class Convolve final : public ConvolutionPlan {
     const int64_t splits = schedule_.row_splits;
     threads.run(c_.groups * patch_.tiles() * splits, [&](int64_t begin, int64_t end) {
       ThreadScratch& scratch = thread_scratch();
+      const Running running(matrix_);
       for (int64_t i = begin; i < end; ++i) {
         run_tile(i / splits / patch_.tiles(), patch_.tile(i / splits % patch_.tiles()), i % splits, source,
                  {packed, unpacked ? &*unpacked : nullptr}, biases, output, scratch);
@@ -112,6 +118,29 @@ class Convolve final : public ConvolutionPlan {
 
  private:
   static constexpr int64_t kElement = sizeof(T);
+
+  // A thread's use of the matrix unit, if there is one.
+  class Running {
+   public:
+    explicit Running(const MatrixKernels<T>* matrix) : matrix_(matrix) {
+      if (matrix_) matrix_->begin();
+    }
+    ~Running() {
+      if (matrix_) matrix_->end();
+    }
+    Running(const Running&) = delete;
+    Running& operator=(const Running&) = delete;
+
+   private:
+    const MatrixKernels<T>* matrix_;
+  };
+
+  Unit unit() const {
+    Unit unit{kernels_.lanes,        kernels_.vectors, panel_rows_, kernels_.folds_aside, matrix_ != nullptr,
+              kernels_.l1_bytes, kernels_.l2_bytes, kElement};
+    if (matrix_) unit.vectors = matrix_->vectors * kTileRows / kernels_.lanes;
+    return unit;
+  }
 
   // Packed, or to be folded chunk by chunk.
   struct Weights {
@@ -128,10 +157,10 @@ class Convolve final : public ConvolutionPlan {
   ChunkWeights weights_of(int64_t group, size_t k, const Weights& weights, ThreadScratch& scratch) const {
     if (!weights.source) return {weights.packed, 0};
     const int64_t first = packing_.offset(group, k, {0, 0}, 0, 0);
-    T* packed = scratch.weights.template get<T>(patch_.chunks()[k].columns * c_.row_filters() * c_.taps());
+    T* packed = scratch.weights.template get<T>(packing_.chunk_elements(k));
     for (const Piece& piece : packing_.pieces(k)) {
       for (size_t b = 0; b < c_.rows.size(); ++b) {
-        for (int64_t row = scratch.rows[b].first; row < scratch.rows[b].last; row += kernels_.rows) {
+        for (int64_t row = scratch.rows[b].first; row < scratch.rows[b].last; row += panel_rows_) {
           weights.source->fold(kernels_, group, k, piece, b, row,
                                packed + (packing_.offset(group, k, piece, b, row) - first));
         }
@@ -147,9 +176,9 @@ class Convolve final : public ConvolutionPlan {
     int64_t accumulator_rows = 0;
     scratch.rows.clear();
     for (const Block& block : c_.rows) {
-      const int64_t panels = (block.orbits + kernels_.rows - 1) / kernels_.rows;
+      const int64_t panels = ceil_div(block.orbits, panel_rows_);
       const auto edge = [&](int64_t s) {
-        return std::min(block.orbits, panels * s / schedule_.row_splits * kernels_.rows);
+        return std::min(block.orbits, panels * s / schedule_.row_splits * panel_rows_);
       };
       scratch.rows.push_back({edge(split), edge(split + 1)});
       accumulator_rows += (edge(split + 1) - edge(split)) * block.size();
@@ -301,7 +330,7 @@ class Convolve final : public ConvolutionPlan {
   void compute_sums(int64_t group, const Tile& tile, const Tile& next, const Tensor& source,
                     const Weights& weights, const Tensor& output, T* sums, int64_t row,
                     ThreadScratch& scratch) const {
-    T* staged = scratch.staged.get<T>(patch_.staged_elements());
+    T* staged = scratch.staged.get<T>(patch_.staged_elements() + kTileRows);  // a vector of points is read
     patch_.moves(tile, panel_, scratch.moves, scratch.ends, scratch.masks);
     patch_.staging(tile, source, scratch.staging);
     for (size_t k = 0; k < patch_.chunks().size(); ++k) {
@@ -355,11 +384,11 @@ class Convolve final : public ConvolutionPlan {
       for (size_t b = 0; b < c_.rows.size(); ++b) {
         const RowRange& range = scratch.rows[b];
         for (const Sum& sum : packing_.sums(b)) {
-          for (int64_t r = range.first; r < range.last; r += kernels_.rows) {
+          for (int64_t r = range.first; r < range.last; r += panel_rows_) {
             Call& call = scratch.calls.emplace_back();  // in place: a copy would wait for the stores
-            call.m = static_cast<int>(std::min<int64_t>(kernels_.rows, range.last - r));
+            call.m = static_cast<int>(std::min<int64_t>(panel_rows_, range.last - r));
             call.packed = weights.packed + (packing_.offset(group, k, piece, b, r) - weights.first) +
-                          sum.first * piece.columns * call.m;
+                          sum.first * packing_.coefficient_elements(piece, call.m);
             call.sum = &sum;
             call.target = target + r - range.first;
           }
@@ -373,8 +402,100 @@ class Convolve final : public ConvolutionPlan {
   // Adds the products of one chunk of a tile to the sums, panel by panel and piece by piece.
   void multiply(int64_t points, size_t k, const Patch::Planes<T>& planes, T* sums, int64_t sums_row,
                 ThreadScratch& scratch) const {
+    if (matrix_) return multiply_tiles(points, k, planes, sums, sums_row, scratch);
     if (multiply_planes(points, k, planes, sums, sums_row, scratch)) return;
     fold_and_multiply(points, k, planes, sums, sums_row, scratch);
+  }
+
+  // With a matrix unit: as many columns as a tile is deep are folded and split at a time, until all of a
+  // piece are there; the piece before is multiplied on the side.
+  void multiply_tiles(int64_t points, size_t k, const Patch::Planes<T>& planes, T* sums, int64_t sums_row,
+                      ThreadScratch& scratch) const {
+    const std::vector<Piece>& pieces = packing_.pieces(k);
+    const int64_t coefficients = patch_.coefficients();
+    const int64_t size = coefficients * ceil_div(pieces[0].columns, kTileDepth) * matrix_->vectors * kTileElements<T>;
+    T* folded = scratch.folded.get<T>(coefficients * kTileDepth * panel_);
+    T* const buffer = scratch.tiles.get<T>(2 * size);
+    T* const buffers[] = {buffer, buffer + size};  // of this step and the next
+    size_t next = 0;
+    MatrixWork<T> work{};
+    for (int64_t i = 0; i < ceil_div(points, panel_); ++i) {
+      const int first = i == 0 ? 0 : scratch.ends[i - 1], moves = scratch.ends[i] - first;
+      const int64_t point = i * panel_;
+      const int vectors = static_cast<int>(ceil_div(std::min(panel_, points - point), kTileRows));
+      const int64_t step = vectors * kTileElements<T>;  // from depth to depth
+      const int64_t copied = patch_.copied_from(patch_.chunks()[k], scratch.moves, first, moves, planes);
+      for (size_t j = 0; j < pieces.size(); ++j) {
+        T* tiles = buffers[next++ % 2];
+        const int64_t depth = ceil_div(pieces[j].columns, kTileDepth);
+        for (int64_t d = 0; d < depth; ++d) {
+          const int64_t column = pieces[j].first + d * kTileDepth;
+          const int columns = static_cast<int>(std::min<int64_t>(kTileDepth, pieces[j].columns - d * kTileDepth));
+          if (copied >= 0) {
+            matrix_->split_points(columns, vectors, planes.data + column * planes.column + copied,
+                                  planes.column, tiles + d * step, work);
+            continue;
+          }
+          FoldArguments<T> fold;
+          patch_.fold(patch_.chunks()[k], column, columns, scratch.moves, first, moves, scratch.masks, planes,
+                      folded, panel_, fold);
+          matrix_->fold(fold, work);
+          for (int64_t q = 0; q < coefficients; ++q) {
+            matrix_->split_points(columns, vectors, folded + q * columns * panel_, panel_,
+                                  tiles + (q * depth + d) * step, work);
+          }
+        }
+        matrix_->finish(work);
+        work = plan_work(j, vectors, k, tiles, depth, step, sums + point, sums_row, scratch);
+      }
+    }
+    matrix_->finish(work);
+  }
+
+  // The products of one piece of a panel, whose tiles are complete, with all rows of the weight.
+  MatrixWork<T> plan_work(size_t j, int vectors, size_t k, const T* tiles, int64_t depth, int64_t step,
+                          T* sums, int64_t sums_row, ThreadScratch& scratch) const {
+    const bool accumulate = k > 0 || j > 0;
+    const size_t first = j == 0 ? 0 : scratch.call_ends[j - 1], count = scratch.call_ends[j] - first;
+    int64_t runs = 0;
+    for (size_t b = 0; b < c_.rows.size(); ++b) {
+      for (const Sum& sum : packing_.sums(b)) runs += static_cast<int64_t>(sum.runs.size());
+    }
+    Segment<T>* segment = scratch.segments.get<Segment<T>>(runs + 1);
+    MatrixCall<T>* const calls = scratch.matrix_calls.get<MatrixCall<T>>(static_cast<int64_t>(count));
+    MatrixCall<T>* end = calls;
+    scratch.lines.resize(count * LookAhead::kMostLines);
+    MatrixWork<T> work{};
+    int64_t products = 0;
+    const Sum* sum = nullptr;
+    for (size_t i = first; i < first + count; ++i) {
+      const Call& call = scratch.calls[i];
+      T* const target = sums + call.target * sums_row;
+      work.line_count += scratch.ahead.take(scratch.lines.data() + work.line_count);
+      if (call.sum->runs.empty()) {  // no tap has this parity
+        for (int r = 0; r < call.m && !accumulate; ++r) std::fill_n(target + r * sums_row, panel_, T(0));
+        continue;
+      }
+      if (call.sum != sum) {
+        if (sum) segment += sum->runs.size();
+        sum = call.sum;
+        Segment<T>* next = segment;
+        for (const Sum::Run& run : sum->runs) *next++ = {tiles + run.first * depth * step, run.count * depth};
+      }
+      products += sum->count * depth;
+      *end++ = {call.m, static_cast<const T*>(call.packed), segment, static_cast<int>(sum->runs.size()), target,
+                accumulate};
+    }
+    work.call = calls;
+    work.end = end;
+    work.vectors = vectors;
+    work.b_row = step;
+    work.c_row = sums_row;
+    work.lines = scratch.lines.data();
+    // Vectors that are folded and split while this is done: three for each that is folded, about.
+    const int64_t others = patch_.coefficients() * depth * kTileDepth * vectors * 3;
+    work.interval = std::max<int64_t>(1, others / std::max<int64_t>(1, products));
+    return work;
   }
 
   int vectors_of(int64_t points) const {
@@ -397,8 +518,8 @@ class Convolve final : public ConvolutionPlan {
       const int64_t point = static_cast<int64_t>(i) * panel_;
       for (size_t j = 0; j < packing_.pieces(k).size(); ++j) {
         const T* b = planes.data + packing_.pieces(k)[j].first * planes.column + from[i];
-        multiply_piece(j, vectors_of(points - point), k, b, planes.column, sums + point, sums_row, nullptr,
-                       scratch);
+        multiply_piece(j, vectors_of(points - point), k, b, packing_.pieces(k)[j].columns, planes.column,
+                       sums + point, sums_row, nullptr, scratch);
       }
     }
     return true;
@@ -432,19 +553,19 @@ class Convolve final : public ConvolutionPlan {
         if (kernels_.folds_aside) next_fold = &folds[(step + 1) % 2];
       }
       const int64_t point = static_cast<int64_t>(step / count) * panel;
-      multiply_piece(step % count, vectors_of(points - point), k, folds[step % 2].folded, panel, sums + point,
-                     sums_row, next_fold, scratch);
+      multiply_piece(step % count, vectors_of(points - point), k, folds[step % 2].folded,
+                     pieces[step % count].columns, panel, sums + point, sums_row, next_fold, scratch);
     }
   }
 
-  // One folded piece of a panel, whose rows lie `row` elements apart, with all rows of the weight. Out of
-  // line, as it is measured to be faster.
-  [[gnu::noinline]] void multiply_piece(size_t j, int vectors, size_t k, const T* folded, int64_t row,
-                                        T* sums, int64_t sums_row, FoldArguments<T>* next_fold,
+  // One folded piece of a panel with all rows of the weight. A coefficient of it is `depth` rows, or tiles,
+  // that lie `row` elements apart. Out of line, as it is measured to be faster.
+  [[gnu::noinline]] void multiply_piece(size_t j, int vectors, size_t k, const T* folded, int64_t depth,
+                                        int64_t row, T* sums, int64_t sums_row, FoldArguments<T>* next_fold,
                                         ThreadScratch& scratch) const {
     const void* lines[LookAhead::kMostLines];
     Aside<T> aside{next_fold, lines, 0};
-    const int64_t columns = packing_.pieces(k)[j].columns, n = columns * row;
+    const int64_t n = depth * row;
     const Sum* sum = nullptr;
     Segment<T>* segments = nullptr;
     int count = 0;
@@ -456,11 +577,14 @@ class Convolve final : public ConvolutionPlan {
         count = 0;
         segments = scratch.segments.get<Segment<T>>(static_cast<int64_t>(sum->runs.size()));
         for (const Sum::Run& run : sum->runs)
-          segments[count++] = {folded + run.first * n, run.count * columns};
+          segments[count++] = {folded + run.first * n, run.count * depth};
       }
       aside.line_count = scratch.ahead.take(lines);
-      kernels_.gemm(call->m, vectors, static_cast<const T*>(call->packed), 1, call->m, segments, count, row,
-                    sums + call->target * sums_row, sums_row, k > 0 || j > 0, aside);
+      const T* packed = static_cast<const T*>(call->packed);
+      T* target = sums + call->target * sums_row;
+      const bool accumulate = k > 0 || j > 0;
+      kernels_.gemm(call->m, vectors, packed, 1, call->m, segments, count, row, target, sums_row, accumulate,
+                    aside);
     }
   }
 
@@ -515,6 +639,8 @@ class Convolve final : public ConvolutionPlan {
 
   const Convolution c_;
   const Kernels<T>& kernels_;
+  const MatrixKernels<T>* matrix_;  // null: not used
+  int panel_rows_;                  // of packed weights
   Schedule schedule_;
   Patch patch_;
   Packing packing_;

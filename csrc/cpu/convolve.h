@@ -16,6 +16,8 @@ class ConvolutionPlan {
 
   virtual const Convolution& convolution() const = 0;
 
+  // Of packed weights.
+  virtual int64_t packed_elements() const = 0;
   // Folds and packs `weight` for run().
   virtual void pack(const Tensor& weight, void* packed, const Threads& threads) const = 0;
 

@@ -178,6 +178,68 @@ struct UnfoldArguments {
   int64_t target_row, lane_stride;
 };
 
+// Kernels of a matrix unit, which multiplies 16-bit numbers only. A T is split into three of them whose sum it
+// is; of the nine products of two such sums the six largest are computed, so that what is left out is less
+// than the rounding of a T. Both operands are tiles of three times kTileRows * kTileDepth parts, with zeros
+// where there is no number: of A kTileRows rows of kTileDepth k, of B as many k of kTileRows points, a vector.
+constexpr int kTileRows = 16;
+constexpr int kTileDepth = 32;
+
+// Elements of T that hold a tile's three parts.
+template <typename T>
+constexpr int64_t kTileElements = 3 * kTileRows * kTileDepth * 2 / static_cast<int64_t>(sizeof(T));
+
+// C[i][j] = (accumulate ? C[i][j] : 0) + sum over segments of A B, i < m <= kTileRows, j < the points of a
+// panel. Segments count tiles of A and of B.
+template <typename T>
+struct MatrixCall {
+  int m;
+  const T* a;
+  const Segment<T>* segments;
+  int count;
+  T* c;
+  bool accumulate;
+};
+
+// Calls that are made bit by bit, and what is left of them.
+template <typename T>
+struct MatrixWork {
+  const MatrixCall<T>* call;
+  const MatrixCall<T>* end;
+  int vectors;            // of points: their tiles of B lie one after the other, ...
+  int64_t b_row;          // ... elements between those of one k and of the next
+  int64_t c_row;
+  const void* const* lines;  // of memory, to be asked for on the side
+  int64_t line_count;
+  int64_t interval;  // how many vectors are folded or split between two tiles of A
+  // The next tile of A: that of segment `segment`, `k` of which are done.
+  int segment = 0;
+  int64_t k = 0, tile = 0;
+};
+
+template <typename T>
+struct MatrixKernels {
+  int vectors;  // of kTileRows points in a panel
+
+  // Before the first work of a thread and after its last: the unit's registers are set up, and given back.
+  void (*begin)();
+  void (*end)();
+
+  // Tiles of A, one for each kTileDepth of k, one after the other: A[i][j] = a[i * a_row + j * a_col] for i <
+  // m <= kTileRows, j < k; one of the strides is 1. Up to a vector past the last k may be read.
+  void (*split_rows)(int m, int64_t k, const T* a, int64_t a_row, int64_t a_col, T* tiles);
+
+  // Tiles of B, one for each vector of points, of k <= kTileDepth rows `row` elements apart. Some of `work`
+  // is done on the side.
+  void (*split_points)(int k, int vectors, const T* rows, int64_t row, T* tiles, MatrixWork<T>& work);
+
+  // The fold of Kernels; some of `work` is done on the side.
+  void (*fold)(FoldArguments<T>&, MatrixWork<T>& work);
+
+  // What is left of it.
+  void (*finish)(MatrixWork<T>& work);
+};
+
 template <typename T>
 struct Kernels {
   const char* name;
@@ -188,6 +250,7 @@ struct Kernels {
   int64_t l2_bytes;   // what a thread's working set should stay below
   bool masked_reads;  // fold does not touch what a mask leaves out
   bool folds_aside;   // gemm has registers left to fold on the side
+  const MatrixKernels<T>* matrix;  // null: there is no matrix unit
 
   int panel() const { return lanes * vectors; }
 
@@ -238,8 +301,9 @@ struct Kernels {
 };
 
 // The kernels in use: the best that this processor has, or those that SYMCONV_CPU_CAPABILITY names: default,
-// avx2, avx512, neon, or reference, which stands for the plain operators of reference.h and, where one has no
-// plain form, for the kernels of default. Throws std::runtime_error for a name that is unknown or that the
+// avx2, avx512, amx, neon; matrix_twin, which is default with the plain twin of a matrix unit; or reference,
+// which stands for the plain operators of reference.h and, where one has no plain form, for the kernels of
+// default. Throws std::runtime_error for a name that is unknown or that the
 // processor lacks.
 template <typename T>
 const Kernels<T>& kernels();

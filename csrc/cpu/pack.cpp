@@ -3,29 +3,33 @@
 
 #include <algorithm>
 
+#include "scratch.h"
+
 namespace symconv::cpu {
 
-Packing::Packing(const Convolution& convolution, const Patch& patch, int64_t columns, int rows, bool by_v)
+Packing::Packing(const Convolution& convolution, const Patch& patch, int64_t columns, int rows, bool by_v,
+                 int64_t tile_elements)
     : convolution_(convolution),
       patch_(patch),
       panel_rows_(rows),
       taps_(convolution.taps()),
+      tile_elements_(tile_elements),
       fold_(convolution.fold()) {
-  int64_t before = 0;
+  const auto whole = [&](int64_t n, int64_t of) { return tile_elements == 0 ? n : ceil_div(n, of) * of; };
   for (const Chunk& chunk : patch.chunks()) {
-    before_.push_back(before);
-    before += chunk.columns;
-    const int64_t count = ceil_div(chunk.columns, columns), each = ceil_div(chunk.columns, count);
+    before_.push_back(group_columns_);
+    group_columns_ += whole(chunk.columns, kTileDepth);
+    const int64_t count = ceil_div(chunk.columns, columns),
+                  each = whole(ceil_div(chunk.columns, count), kTileDepth);
     std::vector<Piece> pieces;
     for (int64_t first = 0; first < chunk.columns; first += each) {
       pieces.push_back({first, std::min(each, chunk.columns - first)});
     }
     pieces_.push_back(std::move(pieces));
   }
-  int64_t rows_before = 0;
   for (const Block& block : convolution.rows) {
-    rows_before_.push_back(rows_before);
-    rows_before += block.orbits;
+    rows_before_.push_back(group_rows_);
+    group_rows_ += whole(block.orbits, kTileRows);
     sums_.emplace_back();
     positions_.emplace_back(fold_.total());
     by_v ? plan_by_v(block, sums_.back(), positions_.back())
@@ -105,7 +109,7 @@ void Packing::ahead(int64_t group, size_t chunk, const std::vector<RowRange>& ro
   for (const Piece& piece : pieces_[chunk]) {
     for (size_t b = 0; b < rows.size(); ++b) {
       ahead.add_range(offset(group, chunk, piece, b, rows[b].first) * element,
-                      (rows[b].last - rows[b].first) * piece.columns * taps_ * element);
+                      taps_ * block_elements(rows[b].last - rows[b].first, piece.columns) * element);
     }
   }
   ahead.add_plane(packed);
@@ -137,10 +141,25 @@ void Packing::Source::fold(const Kernels<T>& kernels, int64_t group, size_t chun
   const int64_t rows = std::min(packing_.panel_rows_, c.rows[block].orbits - row);
   const int64_t first = group * group_stride_ + (c.rows[block].first + row) * row_stride_ +
                         (c.columns[of.block].first + of.first + piece.first) * column_stride_;
-  kernels.fold_weight(weight_.dtype, sets_[block].data(), static_cast<int>(sets_[block].size()),
-                      static_cast<const char*>(weight_.data) + first * element_size(weight_.dtype),
-                      row_stride_, static_cast<int>(rows), column_stride_, piece.columns, target,
-                      piece.columns * rows);
+  const auto fold_columns = [&](int64_t column, int64_t columns, T* folded) {
+    kernels.fold_weight(weight_.dtype, sets_[block].data(), static_cast<int>(sets_[block].size()),
+                        static_cast<const char*>(weight_.data) +
+                            (first + column * column_stride_) * element_size(weight_.dtype),
+                        row_stride_, static_cast<int>(rows), column_stride_, columns, folded, columns * rows);
+  };
+  const int64_t tile = packing_.tile_elements_;
+  if (tile == 0) return fold_columns(0, piece.columns, target);
+  static thread_local Scratch scratch;
+  T* folded = scratch.get<T>(packing_.taps_ * kTileRows * kTileDepth + kernels.lanes);
+  const int64_t depth = ceil_div(piece.columns, kTileDepth);
+  for (int64_t j = 0; j < depth; ++j) {
+    const int64_t columns = std::min<int64_t>(kTileDepth, piece.columns - j * kTileDepth);
+    fold_columns(j * kTileDepth, columns, folded);
+    for (int64_t k = 0; k < packing_.taps_; ++k) {
+      kernels.matrix->split_rows(static_cast<int>(rows), columns, folded + k * columns * rows, 1, rows,
+                                 target + (k * depth + j) * tile);
+    }
+  }
 }
 
 void Packing::Source::ahead(int64_t group, size_t chunk, const std::vector<RowRange>& rows,

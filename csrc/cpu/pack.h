@@ -2,7 +2,9 @@
 //
 // [group][piece of columns][row block][panel of rows][coefficient, sum by sum][column][row of the panel]:
 // exactly as many numbers as the reduced weight. A piece is the part of a chunk that is folded and multiplied
-// at once; a panel is kernels.rows rows of one block, or what is left of it.
+// at once; a panel is kernels.rows rows of one block, or what is left of it. For a matrix unit, a panel has
+// kTileRows rows, and its coefficients are tiles of A: the columns of a piece by kTileDepth, with zeros where
+// there are no more rows or columns.
 #pragma once
 
 #include <cstdint>
@@ -47,18 +49,27 @@ class Packing {
  public:
   // Pieces of at most `columns` columns, panels of at most `rows` rows. `by_v`: of each slot, the
   // coefficients of every tap (or mirrored pair of taps) along v follow one another. The patch may then be
-  // that of convolution.without_v(), and each of them is a sum of its own.
-  Packing(const Convolution& convolution, const Patch& patch, int64_t columns, int rows, bool by_v);
+  // that of convolution.without_v(), and each of them is a sum of its own. `tile_elements`: those of a tile of
+  // a matrix unit; 0 if there is none.
+  Packing(const Convolution& convolution, const Patch& patch, int64_t columns, int rows, bool by_v,
+          int64_t tile_elements);
 
   int64_t elements() const { return convolution_.groups * group_elements(); }
+  int64_t chunk_elements(size_t chunk) const {
+    return taps_ * block_elements(group_rows_, patch_.chunks()[chunk].columns);
+  }
+  // One coefficient of a panel of `rows` rows.
+  int64_t coefficient_elements(const Piece& piece, int64_t rows) const {
+    return block_elements(rows, piece.columns);
+  }
   const std::vector<Sum>& sums(size_t block) const { return sums_[block]; }
 
   const std::vector<Piece>& pieces(size_t chunk) const { return pieces_[chunk]; }
 
   // Packed element at which the panel of rows from `row` of row block `block` starts.
   int64_t offset(int64_t group, size_t chunk, const Piece& piece, size_t block, int64_t row) const {
-    return group * group_elements() + taps_ * ((before_[chunk] + piece.first) * convolution_.row_filters() +
-                                               (rows_before_[block] + row) * piece.columns);
+    return group * group_elements() + taps_ * (block_elements(group_rows_, before_[chunk] + piece.first) +
+                                               block_elements(rows_before_[block] + row, piece.columns));
   }
 
   // Folds and packs all of `weight`.
@@ -92,13 +103,17 @@ class Packing {
   void plan_by_class(const Block& block, std::vector<Sum>& sums, std::vector<int64_t>& position) const;
   // The same, by taps along v.
   void plan_by_v(const Block& block, std::vector<Sum>& sums, std::vector<int64_t>& position) const;
-  int64_t group_elements() const {
-    return convolution_.row_filters() * convolution_.column_filters() * taps_;
+  int64_t group_elements() const { return taps_ * block_elements(group_rows_, group_columns_); }
+  // Rows and columns in whole tiles, where there are tiles.
+  int64_t block_elements(int64_t rows, int64_t columns) const {
+    if (tile_elements_ == 0) return rows * columns;
+    return ceil_div(rows, kTileRows) * ceil_div(columns, kTileDepth) * tile_elements_;
   }
 
   const Convolution& convolution_;
   const Patch& patch_;
-  int64_t panel_rows_, taps_;
+  int64_t panel_rows_, taps_, tile_elements_;
+  int64_t group_rows_ = 0, group_columns_ = 0;
   std::vector<int64_t> before_;                  // columns of a group before each chunk
   std::vector<std::vector<Piece>> pieces_;       // of each chunk
   std::vector<int64_t> rows_before_;             // rows of a group before each row block

@@ -12,7 +12,7 @@ namespace symconv::cpu {
 namespace {
 
 constexpr int64_t kHeader = 16;      // elements: a cache line at least, so that what follows stays aligned
-constexpr uint64_t kPackFormat = 6;  // to be raised when the order of packed weights changes
+constexpr uint64_t kPackFormat = 7;  // to be raised when the order of packed weights changes
 constexpr int64_t kMostStride = 16;  // a pack has a piece for each residue
 
 // FNV-1a over whole numbers.
@@ -69,7 +69,7 @@ PackLayout::PackLayout(const Problem& problem, bool is_dgrad, DType dtype) {
   elements_ = kHeader;
   for (const Convolution& piece : pieces_) {
     offsets_.push_back(elements_);
-    elements_ += weights_of(piece);
+    if (weights_of(piece) > 0) elements_ += plan_convolution(piece, dtype, 1, true)->packed_elements();
   }
   Hash hash;
   hash.add(kPackFormat);

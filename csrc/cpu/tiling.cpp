@@ -8,10 +8,14 @@
 namespace symconv::cpu {
 namespace {
 
+constexpr int64_t kPartsBytes = 6;     // of a number that is split for a matrix unit
 constexpr int64_t kStagedPlanes = 64;  // of a chunk, where a piece does not need more
 constexpr int64_t kPiecePlanes = 256;  // of a piece, at most
 // Columns of a piece, at least: with fewer, what is set up for each of its tap sets weighs most.
 constexpr int64_t kPieceColumns = 8;
+
+// The least multiple of `of` that is at least n.
+int64_t whole(int64_t n, int64_t of) { return ceil_div(n, of) * of; }
 
 int64_t most_columns(const Convolution& c) {
   int64_t most = 1;
@@ -47,22 +51,24 @@ class Cheapest {
  public:
   // `most_panels`: of points in a tile. `sums`: its rows of accumulators; those of a part should stay in L2.
   // `packed`: whether the weights have been folded. `splits`: whether rows may be split.
-  Cheapest(const Convolution& c, int lanes, int vectors, int rows, int threads, int64_t element_bytes,
-           int64_t l2_bytes, int64_t most_panels, int64_t sums, bool packed, bool splits)
+  Cheapest(const Convolution& c, const Unit& unit, int threads, int64_t most_panels, int64_t sums,
+           bool packed, bool splits)
       : blocks_(c.rows),
-        rows_(rows),
-        lanes_(lanes),
-        vectors_(vectors),
+        row_cycles_(unit.matrix ? 0.2 : 0.5),
+        column_cycles_(unit.matrix ? 7 : 2.5),
+        rows_(unit.rows),
+        lanes_(unit.lanes),
+        vectors_(unit.vectors),
         threads_(threads),
         groups_(c.groups),
-        panel_(static_cast<int64_t>(lanes) * vectors),
+        panel_(static_cast<int64_t>(unit.lanes) * unit.vectors),
         most_panels_(most_panels),
-        sum_points_(l2_bytes / 2 / std::max<int64_t>(1, sums * element_bytes)),
+        sum_points_(unit.l2_bytes / 2 / std::max<int64_t>(1, sums * unit.element_bytes)),
         packed_(packed),
         columns_(static_cast<double>(c.column_filters()) * static_cast<double>(c.taps())),
         channels_(static_cast<double>(c.column_channels)),
-        element_(static_cast<double>(element_bytes)),
-        l2_(static_cast<double>(l2_bytes)) {
+        element_(static_cast<double>(unit.element_bytes)),
+        l2_(static_cast<double>(unit.l2_bytes)) {
     for (const Block& b : blocks_) most_parts_ = std::max(most_parts_, panels(b));
     most_parts_ = splits ? std::min<int64_t>(most_parts_, threads) : 1;
   }
@@ -124,11 +130,12 @@ class Cheapest {
     const double load = weights / 8 * std::min(1.0, weights * element_ / l2_);
     const double stage = 1.5 * channels_ * static_cast<double>(cut.staged);
     const double hold = 7 * static_cast<double>(cut.held);
-    return columns_ * (rows / 2 + 2.5) * points - saved(cut, weights) +
+    return columns_ * (rows * row_cycles_ + column_cycles_) * points - saved(cut, weights) +
            static_cast<double>(turns) * (stage + load + hold + 1000);
   }
 
   const std::vector<Block>& blocks_;
+  double row_cycles_, column_cycles_;  // of a vector of points: its GEMM with a row, its fold
   int64_t rows_, lanes_, vectors_, threads_, groups_, panel_, most_panels_, sum_points_;
   bool packed_;
   double columns_, channels_, element_, l2_;
@@ -137,15 +144,20 @@ class Cheapest {
   int64_t parts_ = 1;
 };
 
+// Whether taps along v can be applied to the products: rows are tied, and there are products enough.
+bool can_take_v_last(const Convolution& c) {
+  return c.tied_rows && c.kernel[1] > 1 && c.kernel[1] <= kMostTapsOfV &&
+         c.column_filters() >= c.row_filters();
+}
+
 // With few rows, folding costs more than it saves to have all taps in one sum: where rows are tied, the taps
 // along v are applied to the products, of which there are then fewer than of columns. If nothing is folded
 // along v, that gives one sum for each tap, which pays off only where the fold is done on the side. It must
 // not depend on extents: packed weights hold for every input.
-bool takes_v_last(const Convolution& c, bool folds_aside) {
+bool takes_v_last(const Convolution& c, const Unit& unit) {
   constexpr int64_t kMostRows = 64;
-  const bool folded = folds_aside ? c.folded_axes != 0 : (c.folded_axes & kV) != 0;
-  return c.tied_rows && folded && c.kernel[1] > 1 && c.kernel[1] <= kMostTapsOfV &&
-         c.row_filters() <= kMostRows && c.column_filters() >= c.row_filters();
+  const bool folded = unit.folds_aside ? c.folded_axes != 0 : (c.folded_axes & kV) != 0;
+  return folded && can_take_v_last(c) && (unit.matrix || c.row_filters() <= kMostRows);
 }
 
 // Sums of a group that are apart by taps along v, or pairs of them: see Sum in pack.h.
@@ -218,35 +230,61 @@ void tile_strips(const Convolution& c, int lanes, Cheapest& cheapest, Schedule& 
 
 }  // namespace
 
-Schedule schedule(const Convolution& c, int lanes, int vectors, int rows, bool folds_aside, int64_t l1_bytes,
-                  int64_t l2_bytes, int64_t element_bytes, int threads, bool packed) {
-  const int64_t panel = static_cast<int64_t>(lanes) * vectors;
+bool takes_matrix(const Convolution& c, int threads, bool packed) {
+  // How often a number that was folded and split must be multiplied, and a thread multiply.
+  constexpr int64_t kLeastUses = 96;
+  constexpr double kLeastProducts = 32e6;
+  int64_t rows = 0, columns = 0;
+  for (const Block& b : c.rows) rows += whole(b.orbits, kTileRows);
+  for (const Block& b : c.columns) columns += whole(b.orbits, kTileDepth);
+  const bool v_last = can_take_v_last(c) && (packed || flat(c));
+  const int64_t uses = c.row_filters() * (v_last ? c.kernel[1] : 1);
+  const double weights = static_cast<double>(c.groups * c.row_filters() * c.column_filters() * c.taps());
+  const double products = weights * static_cast<double>(c.output_rows() * c.output[2]);
+  return uses >= kLeastUses && (packed || products >= kLeastProducts * threads) &&
+         10 * rows * columns <= 13 * c.row_filters() * c.column_filters();
+}
+
+Schedule schedule(const Convolution& c, const Unit& unit, int threads, bool packed) {
+  const int lanes = unit.lanes;
+  const int64_t panel = static_cast<int64_t>(lanes) * unit.vectors;
   Schedule s{};
-  s.vectors = vectors;
-  s.by_v = takes_v_last(c, folds_aside);
+  s.vectors = unit.vectors;
+  s.by_v = takes_v_last(c, unit);
   const int64_t taps = std::max<int64_t>(1, s.by_v ? c.taps() / c.kernel[1] : c.taps());
 
   // The weights' side. It must not depend on extents or threads: packed weights hold for every input.
   // With few rows the fold weighs most: its results should stay in L1 until the GEMM reads them, unless it is
   // done on the side. With many rows the GEMM does, and longer sums load and store its accumulators less
   // often.
-  const int64_t column_bytes = taps * panel * element_bytes;
-  const int64_t tenths = c.row_filters() > 32 ? 38 : folds_aside ? 14 : 6;
-  const int64_t piece_bytes = l1_bytes * tenths / 10;
+  const int64_t column_bytes = taps * panel * unit.element_bytes;
+  const int64_t tenths = c.row_filters() > 32 ? 38 : unit.folds_aside ? 14 : 6;
+  int64_t piece_bytes = unit.l1_bytes * tenths / 10;
   int64_t copies = 1;
   for (const Block& b : c.columns) copies = std::max<int64_t>(copies, b.size());
   // Where taps along v are in the patch after all, its piece must not be much larger for it.
-  const int64_t all_bytes = std::max<int64_t>(1, c.taps()) * panel * element_bytes;
-  s.piece_columns = std::clamp<int64_t>(std::min(piece_bytes / column_bytes, 5 * l1_bytes / all_bytes),
-                                        kPieceColumns, kPiecePlanes / copies);
-  const int64_t columns = std::max(kStagedPlanes / copies, s.piece_columns);
+  const int64_t all_bytes = std::max<int64_t>(1, c.taps()) * panel * unit.element_bytes;
+  // One chain of additions has at most so many terms where rows are not tied, and all taps are in one sum: a
+  // longer one would cost accuracy in float32.
+  constexpr int64_t kLongestSum = 768;
+  const int64_t accurate = c.tied_rows ? kPiecePlanes : kLongestSum / std::max<int64_t>(1, c.taps());
+  s.piece_columns = std::clamp<int64_t>(
+      std::min({piece_bytes / column_bytes, 5 * unit.l1_bytes / all_bytes, accurate}), kPieceColumns,
+      kPiecePlanes / copies);
   const int64_t most = most_columns(c);
+  if (unit.matrix) {
+    // The tiles of a piece should stay in L1 while all rows are multiplied with them.
+    s.piece_columns = std::clamp<int64_t>(unit.l1_bytes / (taps * panel * kPartsBytes) / kTileDepth * kTileDepth,
+                                          kTileDepth, std::max<int64_t>(kTileDepth, kPiecePlanes / copies));
+    s.piece_columns = std::min(s.piece_columns, whole(most, kTileDepth));
+  }
+  const int64_t columns = std::max(kStagedPlanes / copies, s.piece_columns);
   s.tiling.columns = ceil_div(most, ceil_div(most, columns));  // equal chunks
+  if (unit.matrix) s.tiling.columns = whole(s.tiling.columns, kTileDepth);
 
   // The points' side. A tile's accumulators should stay in L2.
   const auto cheapest = [&](int64_t sums, int64_t most_panels, bool splits) {
-    return Cheapest(c, lanes, vectors, rows, threads, element_bytes, l2_bytes, most_panels, sums, packed,
-                    splits);
+    return Cheapest(c, unit, threads, most_panels, sums, packed, splits);
   };
   if (s.by_v && flat(c)) {
     Cheapest of_strip = cheapest(sums_by_v(c), 32, false);

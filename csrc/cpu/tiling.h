@@ -32,11 +32,23 @@ struct Schedule {
 // where a group's points are one tile, of which each part of the rows needs its own only.
 constexpr bool folds_weights_in_tiles(int64_t tiles) { return tiles == 1; }
 
+// What multiplies: a micro-tile of `rows` x `vectors` of `lanes` points.
+struct Unit {
+  int lanes, vectors, rows;
+  // A piece is folded while the one before is multiplied, so two are held.
+  bool folds_aside;
+  // A matrix unit, whose tiles need whole kTileRows and kTileDepth.
+  bool matrix;
+  int64_t l1_bytes, l2_bytes, element_bytes;
+};
+
+// Whether a matrix unit is faster than vectors. If the weights have been packed, it does not depend on
+// extents: they hold for every input.
+bool takes_matrix(const Convolution& convolution, int threads, bool packed);
+
 // For fprop and the pieces of dgrad. tiling.columns and piece_columns depend on the kernel and the channels
-// only. `folds_aside`: a piece is folded while the one before is multiplied, so two are held. `packed`:
-// whether the weights have been folded.
-Schedule schedule(const Convolution& convolution, int lanes, int vectors, int rows, bool folds_aside,
-                  int64_t l1_bytes, int64_t l2_bytes, int64_t element_bytes, int threads, bool packed);
+// only. `packed`: whether the weights have been folded.
+Schedule schedule(const Convolution& convolution, const Unit& unit, int threads, bool packed);
 
 // For wgrad. Of its GEMM's two results' sides, folded columns and filters, one fills vectors: columns, with
 // points as rows of the folded patch, or filters.

@@ -72,6 +72,7 @@ template <typename T>
 void check_gemm(const Kernels<T>&, Random&, Report&);
 template <typename T>
 void check_fold(const Kernels<T>&, Random&, Report&);
+void check_matrix(const Kernels<float>&, Random&, Report&);
 template <typename T, typename Stored>
 void check_stage(const Kernels<T>&, Random&, Report&);
 template <typename T, typename Stored>

@@ -73,6 +73,9 @@ int64_t check_storage(const Kernels<T>& kernels, Random& random, int64_t problem
   failed += repeat("stage_rows", check_stage_rows<T, Stored>);
   failed += repeat("slots", check_slots<T, Stored>) + repeat("fold_weight", check_fold_weight<T, Stored>);
   failed += repeat("unfold_weight", check_unfold_weight<T, Stored>);
+  if constexpr (std::is_same_v<Stored, float>) {
+    if (kernels.matrix) failed += repeat("matrix", check_matrix);
+  }
   if constexpr (sizeof(Stored) == 2) {
     failed += count(kTypes<T, Stored>, "widening", [&](Report& r) { check_widening<Stored>(kernels, r); });
     failed += count(kTypes<T, Stored>, "narrowing",

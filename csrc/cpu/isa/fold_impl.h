@@ -76,9 +76,9 @@ constexpr auto kNothing = [] {};
 
 // One set, every tap of which exists: moves three or two at a time where they fill neighbouring vectors,
 // since the offsets cost as much to set up as some vectors cost to fold.
-template <typename T, int Terms, bool Shared>
+template <typename T, int Terms, bool Shared, typename Between>
 __attribute__((noinline)) void fold_set(const FoldArguments<T>& f, const PlaneSet& set, int64_t first,
-                                        int64_t columns) {
+                                        int64_t columns, Between& between) {
   constexpr int L = kLanes<T>;
   const Offsets<Terms, Shared> at(f, set);
   const int64_t column_step = f.column, folded_row = f.folded_row;
@@ -93,20 +93,20 @@ __attribute__((noinline)) void fold_set(const FoldArguments<T>& f, const PlaneSe
   for (const Move* m = f.moves; m != end;) {
     if (end - m >= 3 && neighbours(m) && neighbours(m + 1)) {
       fold_moves<T, Terms, Shared, 3>(at, m, planes, column_step, folded, folded_row, columns, every, whole,
-                                      kNothing);
+                                      between);
       m += 3;
     } else if (end - m >= 2 && neighbours(m)) {
       fold_moves<T, Terms, Shared, 2>(at, m, planes, column_step, folded, folded_row, columns, every, whole,
-                                      kNothing);
+                                      between);
       m += 2;
     } else if (m->count == L) {
       fold_moves<T, Terms, Shared, 1>(at, m++, planes, column_step, folded, folded_row, columns, every, whole,
-                                      kNothing);
+                                      between);
     } else {
       const int count = m->count;
       fold_moves<T, Terms, Shared, 1>(
           at, m++, planes, column_step, folded, folded_row, columns, every,
-          [=](T* p, Vector<T> v) { store_partial<T>(p, v, count); }, kNothing);
+          [=](T* p, Vector<T> v) { store_partial<T>(p, v, count); }, between);
     }
   }
 }
@@ -171,33 +171,40 @@ SYMCONV_INLINE void fold_masked(const Offsets<Terms, Shared>& at, const FoldArgu
 }
 
 // What is left of a set with masks.
-template <typename T, int Terms, bool Shared>
-__attribute__((noinline)) void fold_masked_set(FoldArguments<T>& f) {
+template <typename T, int Terms, bool Shared, typename Between>
+__attribute__((noinline)) void fold_masked_set(FoldArguments<T>& f, Between& between) {
   const Offsets<Terms, Shared> at(f, f.sets[f.at.set]);
   for (; f.at.move < f.move_count; ++f.at.move) {
     const int64_t columns = columns_left(f);
     if (f.moves[f.at.move].count == kLanes<T>) {
-      fold_masked<T, Terms, Shared, true>(at, f, columns, kNothing);
+      fold_masked<T, Terms, Shared, true>(at, f, columns, between);
     } else {
-      fold_masked<T, Terms, Shared, false>(at, f, columns, kNothing);
+      fold_masked<T, Terms, Shared, false>(at, f, columns, between);
     }
     f.at.column = 0;
   }
 }
 
-template <typename T>
-void fold(FoldArguments<T>& f) {
+// between() is called after every column of some moves.
+template <typename T, typename Between>
+SYMCONV_INLINE void fold(FoldArguments<T>& f, Between& between) {
   for (; !f.finished(); next_set(f)) {
     const PlaneSet& set = f.sets[f.at.set];
     with_power(set.terms, [&](auto terms) {
       if (f.masks) {
-        set.shared ? fold_masked_set<T, terms(), true>(f) : fold_masked_set<T, terms(), false>(f);
+        set.shared ? fold_masked_set<T, terms(), true>(f, between)
+                   : fold_masked_set<T, terms(), false>(f, between);
       } else {
-        set.shared ? fold_set<T, terms(), true>(f, set, f.at.first, columns_left(f))
-                   : fold_set<T, terms(), false>(f, set, f.at.first, columns_left(f));
+        set.shared ? fold_set<T, terms(), true>(f, set, f.at.first, columns_left(f), between)
+                   : fold_set<T, terms(), false>(f, set, f.at.first, columns_left(f), between);
       }
     });
   }
+}
+
+template <typename T>
+void fold(FoldArguments<T>& f) {
+  fold(f, kNothing);
 }
 
 // Whether what comes next can be folded on the side: a whole vector with masks.

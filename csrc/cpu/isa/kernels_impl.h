@@ -16,7 +16,8 @@ template <typename T, int Rows, int Vectors>
 constexpr Kernels<T> make_kernels(const char* name, int64_t l1_bytes, int64_t l2_bytes) {
   return {name,           kLanes<T>,      Vectors,
           Rows,           l1_bytes,       l2_bytes,
-          kMaskedReads,   kFoldsAside,    Gemm<T, Rows, Vectors>::run,
+          kMaskedReads,   kFoldsAside,    nullptr,
+          Gemm<T, Rows, Vectors>::run,
           fold<T>,        stage<T>,       stage_rows<T>,
           add_rows<T>,    epilogue<T>,    slots<T>,
           fold_points<T>, fold_weight<T>, unfold_weight<T>};
