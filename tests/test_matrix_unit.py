@@ -1,8 +1,8 @@
 """Convolutions on a matrix unit: with the unit, where the processor has one, and with its plain twin.
 
 The rule in csrc/cpu/tiling.cpp (takes_matrix) takes the unit for packed weights, whatever the input, and for
-others where there is much to multiply. The problems have numbers of rows, columns and points that fill tiles as
-well as some that leave them part empty.
+others where there is much to multiply. The problems have numbers of rows, columns and points that fill tiles,
+and some that leave them part empty.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MATRIX = [
     problem("mixed", 144, 64, (15, 22), 3, {"h": 32, "v": 32, "hv": 64}, padding=1),
     problem("plain-too", 128, 56, (23, 25), 3, {"h": 64}, padding=1, layout="odd"),
     problem("strided", 208, 64, (33, 35), 3, {"h": 208}, stride=2, padding=1),
-    problem("dilated", 96, 64, (25, 26), 3, {"h": 96}, dilation=(2, 1), padding=(2, 1), layout="channels_last"),
+    problem("dilated", 96, 64, (25, 26), 3, {"h": 96}, dilation=(2, 1), padding=(2, 1)),
     problem("no-padding", 96, 64, (25, 26), (3, 5), {"v": 96}),
     problem("point", 208, 64, (40, 41), 1, {"h": 208}),
     problem("point-last", 208, 64, (40, 41), 1, {"h": 208}, layout="channels_last"),
@@ -42,13 +42,21 @@ LARGE = [
     problem("large", 64, 128, (30, 40), 3, {"h": 64}, padding=1),
     problem("large-small-maps", 640, 128, (14, 14), 3, {"hv": 640}, padding=1, batch=3),
 ]
+WGRAD = [
+    *LARGE[1:],
+    problem("wgrad", 216, 64, (27, 25), 3, {"h": 216}, padding=1),
+    problem("wgrad-last", 200, 80, (23, 28), 3, {"v": 200}, padding=1, layout="channels_last"),
+    problem("wgrad-strided", 208, 64, (51, 53), 3, {"h": 208}, stride=2, layout="odd"),
+    problem("wgrad-groups", 432, 64, (17, 19), 5, {"v": 432}, padding=2, groups=2),
+    problem("wgrad-volume", 224, 32, (5, 12, 13), 3, {"z": 128, "hv": 64}, padding=1),
+]
 
 CODE = """
 import sys
 import oracle
 import torch
 from symconv_ext import ops
-from test_matrix_unit import LARGE, MATRIX
+from test_matrix_unit import LARGE, MATRIX, WGRAD
 from test_operators import compute
 from tolerances import assert_close
 
@@ -64,6 +72,7 @@ def packed(operator, p, t):
 
 cases = [("dgrad" if p.transposed else "fprop", p, packed) for q in MATRIX for p in (q, q.twin())]
 cases += [(operator, p, compute) for p in LARGE for operator in ("fprop", "dgrad")]
+cases += [("wgrad", p, compute) for p in WGRAD]
 results = {}
 for operator, p, computed in cases:
     for dtype in (torch.float32, torch.bfloat16):

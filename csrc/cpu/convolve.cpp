@@ -99,7 +99,7 @@ class Convolve final : public ConvolutionPlan {
     if (const int64_t strips = schedule_.strips; strips > 0) {
       return threads.run(c_.groups * c_.batch * strips, [&](int64_t begin, int64_t end) {
         ThreadScratch& scratch = thread_scratch();
-        const Running running(matrix_);
+        const MatrixUse<T> use(matrix_);
         for (int64_t i = begin; i < end; ++i) {
           run_strip(i, i + 1 < end ? i + 1 : i, source, {packed, nullptr}, biases, output, scratch);
         }
@@ -108,7 +108,7 @@ class Convolve final : public ConvolutionPlan {
     const int64_t splits = schedule_.row_splits;
     threads.run(c_.groups * patch_.tiles() * splits, [&](int64_t begin, int64_t end) {
       ThreadScratch& scratch = thread_scratch();
-      const Running running(matrix_);
+      const MatrixUse<T> use(matrix_);
       for (int64_t i = begin; i < end; ++i) {
         run_tile(i / splits / patch_.tiles(), patch_.tile(i / splits % patch_.tiles()), i % splits, source,
                  {packed, unpacked ? &*unpacked : nullptr}, biases, output, scratch);
@@ -119,25 +119,9 @@ class Convolve final : public ConvolutionPlan {
  private:
   static constexpr int64_t kElement = sizeof(T);
 
-  // A thread's use of the matrix unit, if there is one.
-  class Running {
-   public:
-    explicit Running(const MatrixKernels<T>* matrix) : matrix_(matrix) {
-      if (matrix_) matrix_->begin();
-    }
-    ~Running() {
-      if (matrix_) matrix_->end();
-    }
-    Running(const Running&) = delete;
-    Running& operator=(const Running&) = delete;
-
-   private:
-    const MatrixKernels<T>* matrix_;
-  };
-
   Unit unit() const {
-    Unit unit{kernels_.lanes,        kernels_.vectors, panel_rows_, kernels_.folds_aside, matrix_ != nullptr,
-              kernels_.l1_bytes, kernels_.l2_bytes, kElement};
+    Unit unit{kernels_.lanes,     kernels_.vectors,  panel_rows_,       kernels_.folds_aside,
+              matrix_ != nullptr, kernels_.l1_bytes, kernels_.l2_bytes, kElement};
     if (matrix_) unit.vectors = matrix_->vectors * kTileRows / kernels_.lanes;
     return unit;
   }
@@ -413,7 +397,8 @@ class Convolve final : public ConvolutionPlan {
                       ThreadScratch& scratch) const {
     const std::vector<Piece>& pieces = packing_.pieces(k);
     const int64_t coefficients = patch_.coefficients();
-    const int64_t size = coefficients * ceil_div(pieces[0].columns, kTileDepth) * matrix_->vectors * kTileElements<T>;
+    const int64_t size =
+        coefficients * ceil_div(pieces[0].columns, kTileDepth) * matrix_->vectors * kTileElements<T>;
     T* folded = scratch.folded.get<T>(coefficients * kTileDepth * panel_);
     T* const buffer = scratch.tiles.get<T>(2 * size);
     T* const buffers[] = {buffer, buffer + size};  // of this step and the next
@@ -430,7 +415,8 @@ class Convolve final : public ConvolutionPlan {
         const int64_t depth = ceil_div(pieces[j].columns, kTileDepth);
         for (int64_t d = 0; d < depth; ++d) {
           const int64_t column = pieces[j].first + d * kTileDepth;
-          const int columns = static_cast<int>(std::min<int64_t>(kTileDepth, pieces[j].columns - d * kTileDepth));
+          const int columns =
+              static_cast<int>(std::min<int64_t>(kTileDepth, pieces[j].columns - d * kTileDepth));
           if (copied >= 0) {
             matrix_->split_points(columns, vectors, planes.data + column * planes.column + copied,
                                   planes.column, tiles + d * step, work);
@@ -483,12 +469,12 @@ class Convolve final : public ConvolutionPlan {
         for (const Sum::Run& run : sum->runs) *next++ = {tiles + run.first * depth * step, run.count * depth};
       }
       products += sum->count * depth;
-      *end++ = {call.m, static_cast<const T*>(call.packed), segment, static_cast<int>(sum->runs.size()), target,
-                accumulate};
+      *end++ = {
+          call.m, vectors,   static_cast<const T*>(call.packed), segment, static_cast<int>(sum->runs.size()),
+          target, accumulate};
     }
     work.call = calls;
     work.end = end;
-    work.vectors = vectors;
     work.b_row = step;
     work.c_row = sums_row;
     work.lines = scratch.lines.data();
@@ -576,8 +562,7 @@ class Convolve final : public ConvolutionPlan {
         sum = call->sum;
         count = 0;
         segments = scratch.segments.get<Segment<T>>(static_cast<int64_t>(sum->runs.size()));
-        for (const Sum::Run& run : sum->runs)
-          segments[count++] = {folded + run.first * n, run.count * depth};
+        for (const Sum::Run& run : sum->runs) segments[count++] = {folded + run.first * n, run.count * depth};
       }
       aside.line_count = scratch.ahead.take(lines);
       const T* packed = static_cast<const T*>(call->packed);

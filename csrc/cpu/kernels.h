@@ -178,10 +178,11 @@ struct UnfoldArguments {
   int64_t target_row, lane_stride;
 };
 
-// Kernels of a matrix unit, which multiplies 16-bit numbers only. A T is split into three of them whose sum it
-// is; of the nine products of two such sums the six largest are computed, so that what is left out is less
+// Kernels of a matrix unit, which multiplies 16-bit numbers only. A T is split into three of them whose sum
+// it is; of the nine products of two such sums the six largest are computed, so that what is left out is less
 // than the rounding of a T. Both operands are tiles of three times kTileRows * kTileDepth parts, with zeros
-// where there is no number: of A kTileRows rows of kTileDepth k, of B as many k of kTileRows points, a vector.
+// where there is no number: of A kTileRows rows of kTileDepth k, of B as many k of kTileRows points, a
+// vector.
 constexpr int kTileRows = 16;
 constexpr int kTileDepth = 32;
 
@@ -189,11 +190,11 @@ constexpr int kTileDepth = 32;
 template <typename T>
 constexpr int64_t kTileElements = 3 * kTileRows * kTileDepth * 2 / static_cast<int64_t>(sizeof(T));
 
-// C[i][j] = (accumulate ? C[i][j] : 0) + sum over segments of A B, i < m <= kTileRows, j < the points of a
-// panel. Segments count tiles of A and of B.
+// C[i][j] = (accumulate ? C[i][j] : 0) + sum over segments of A B, i < m <= kTileRows, j < vectors *
+// kTileRows. Segments count tiles of A and, of B, tiles of the same k, one for each vector.
 template <typename T>
 struct MatrixCall {
-  int m;
+  int m, vectors;
   const T* a;
   const Segment<T>* segments;
   int count;
@@ -206,8 +207,7 @@ template <typename T>
 struct MatrixWork {
   const MatrixCall<T>* call;
   const MatrixCall<T>* end;
-  int vectors;            // of points: their tiles of B lie one after the other, ...
-  int64_t b_row;          // ... elements between those of one k and of the next
+  int64_t b_row;  // elements between tiles of B of one k and of the next
   int64_t c_row;
   const void* const* lines;  // of memory, to be asked for on the side
   int64_t line_count;
@@ -240,16 +240,33 @@ struct MatrixKernels {
   void (*finish)(MatrixWork<T>& work);
 };
 
+// A thread's use of a matrix unit, if it is not null.
+template <typename T>
+class MatrixUse {
+ public:
+  explicit MatrixUse(const MatrixKernels<T>* unit) : unit_(unit) {
+    if (unit_) unit_->begin();
+  }
+  ~MatrixUse() {
+    if (unit_) unit_->end();
+  }
+  MatrixUse(const MatrixUse&) = delete;
+  MatrixUse& operator=(const MatrixUse&) = delete;
+
+ private:
+  const MatrixKernels<T>* unit_;
+};
+
 template <typename T>
 struct Kernels {
   const char* name;
-  int lanes;          // elements in a vector
-  int vectors;        // vectors in a panel, 1..kMaxVectors
-  int rows;           // rows of A in a micro-tile, at most
-  int64_t l1_bytes;   // what a coefficient class of a folded panel should stay below
-  int64_t l2_bytes;   // what a thread's working set should stay below
-  bool masked_reads;  // fold does not touch what a mask leaves out
-  bool folds_aside;   // gemm has registers left to fold on the side
+  int lanes;                       // elements in a vector
+  int vectors;                     // vectors in a panel, 1..kMaxVectors
+  int rows;                        // rows of A in a micro-tile, at most
+  int64_t l1_bytes;                // what a coefficient class of a folded panel should stay below
+  int64_t l2_bytes;                // what a thread's working set should stay below
+  bool masked_reads;               // fold does not touch what a mask leaves out
+  bool folds_aside;                // gemm has registers left to fold on the side
   const MatrixKernels<T>* matrix;  // null: there is no matrix unit
 
   int panel() const { return lanes * vectors; }

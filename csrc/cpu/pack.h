@@ -49,8 +49,8 @@ class Packing {
  public:
   // Pieces of at most `columns` columns, panels of at most `rows` rows. `by_v`: of each slot, the
   // coefficients of every tap (or mirrored pair of taps) along v follow one another. The patch may then be
-  // that of convolution.without_v(), and each of them is a sum of its own. `tile_elements`: those of a tile of
-  // a matrix unit; 0 if there is none.
+  // that of convolution.without_v(), and each of them is a sum of its own. `tile_elements`: those of a tile
+  // of a matrix unit; 0 if there is none.
   Packing(const Convolution& convolution, const Patch& patch, int64_t columns, int rows, bool by_v,
           int64_t tile_elements);
 

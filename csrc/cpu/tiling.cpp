@@ -268,14 +268,15 @@ Schedule schedule(const Convolution& c, const Unit& unit, int threads, bool pack
   // longer one would cost accuracy in float32.
   constexpr int64_t kLongestSum = 768;
   const int64_t accurate = c.tied_rows ? kPiecePlanes : kLongestSum / std::max<int64_t>(1, c.taps());
-  s.piece_columns = std::clamp<int64_t>(
-      std::min({piece_bytes / column_bytes, 5 * unit.l1_bytes / all_bytes, accurate}), kPieceColumns,
-      kPiecePlanes / copies);
+  s.piece_columns =
+      std::clamp<int64_t>(std::min({piece_bytes / column_bytes, 5 * unit.l1_bytes / all_bytes, accurate}),
+                          kPieceColumns, kPiecePlanes / copies);
   const int64_t most = most_columns(c);
   if (unit.matrix) {
-    // The tiles of a piece should stay in L1 while all rows are multiplied with them.
-    s.piece_columns = std::clamp<int64_t>(unit.l1_bytes / (taps * panel * kPartsBytes) / kTileDepth * kTileDepth,
-                                          kTileDepth, std::max<int64_t>(kTileDepth, kPiecePlanes / copies));
+    // While all rows are multiplied with a piece, the tiles of one parity class of it should stay in L1.
+    s.piece_columns =
+        std::clamp<int64_t>(2 * unit.l1_bytes / (taps * panel * kPartsBytes) / kTileDepth * kTileDepth,
+                            kTileDepth, std::max<int64_t>(kTileDepth, kPiecePlanes / copies));
     s.piece_columns = std::min(s.piece_columns, whole(most, kTileDepth));
   }
   const int64_t columns = std::max(kStagedPlanes / copies, s.piece_columns);
@@ -304,8 +305,20 @@ Schedule schedule(const Convolution& c, const Unit& unit, int threads, bool pack
   return s;
 }
 
+bool wgrad_takes_matrix(const Convolution& c, int threads) {
+  constexpr int64_t kLeastRows = 96;
+  constexpr double kLeastProducts = 32e6;
+  const int64_t rows = c.row_filters();
+  bool whole_columns = true;
+  for (const Block& b : c.columns) whole_columns = whole_columns && b.orbits % kTileRows == 0;
+  const double products = static_cast<double>(c.groups * rows * c.column_filters() * c.taps()) *
+                          static_cast<double>(c.output_rows() * c.output[2]);
+  return whole_columns && rows >= kLeastRows && 10 * whole(rows, kTileRows) <= 13 * rows &&
+         products >= kLeastProducts * threads;
+}
+
 WgradSchedule wgrad_schedule(const Convolution& c, int lanes, int64_t l2_bytes, int64_t element_bytes,
-                             int threads) {
+                             int threads, bool matrix) {
   const int64_t taps = std::max<int64_t>(1, c.taps()), most = most_columns(c), rows = c.output_rows();
   // Points whose products are summed in one chain: fewer would load and store the sums more often, more would
   // cost accuracy in float32.
@@ -314,7 +327,8 @@ WgradSchedule wgrad_schedule(const Convolution& c, int lanes, int64_t l2_bytes, 
   // Vector operations per point and tap, with either side in the lanes.
   int64_t column_vectors = 0;
   for (const Block& b : c.columns) column_vectors += ceil_div(b.orbits, lanes);
-  s.column_lanes = c.row_filters() * column_vectors <= ceil_div(c.row_filters(), lanes) * c.column_filters();
+  s.column_lanes =
+      matrix || c.row_filters() * column_vectors <= ceil_div(c.row_filters(), lanes) * c.column_filters();
   if (!s.column_lanes) {
     constexpr int64_t kPoints = 224;
     s.tiling.width = width(c.output[2], kPoints);
@@ -328,19 +342,25 @@ WgradSchedule wgrad_schedule(const Convolution& c, int lanes, int64_t l2_bytes, 
   }
   // Parity classes of two vectors at least, where there are as many: those of one leave the micro-tile
   // waiting for loads.
-  const int64_t vectors = ceil_div(most, lanes), at_once = std::max<int64_t>(1, 18 / taps);
-  s.tiling.columns = ceil_div(vectors, ceil_div(vectors, at_once)) * lanes;
+  const int64_t width = matrix ? kTileRows : lanes;
+  const int64_t vectors = ceil_div(most, width), at_once = std::max<int64_t>(1, 18 / taps);
+  s.tiling.columns = ceil_div(vectors, ceil_div(vectors, at_once)) * width;
   const int64_t point_bytes = taps * s.tiling.columns * element_bytes;
   s.piece_points = std::clamp<int64_t>(l2_bytes / 4 / point_bytes, 16, kSummed);
   // A tile's slots should stay in L2.
   const int64_t slots_bytes = std::max<int64_t>(1, c.fold().classes() * c.row_filters() * element_bytes);
   const int64_t most_points = std::clamp<int64_t>(l2_bytes / 4 / slots_bytes, 256, 512);
-  s.tiling.width = width(c.output[2], most_points);
+  s.tiling.width = symconv::cpu::width(c.output[2], most_points);
   // As many tiles as threads, or a multiple of that.
   const int64_t row_tiles = ceil_div(ceil_div(rows * s.tiling.width, most_points), threads) * threads;
   s.tiling.rows = std::clamp<int64_t>(ceil_div(rows, std::max<int64_t>(1, row_tiles)), 1,
                                       std::max<int64_t>(1, most_points / s.tiling.width));
   const int64_t points = s.tiling.rows * s.tiling.width;
+  if (matrix) {
+    // Long sums: those of a matrix unit take long to load and store, and cost no accuracy.
+    s.piece_points = 4 * kTileDepth;
+    return s;
+  }
   s.piece_points =
       std::max<int64_t>(1, ceil_div(points, std::max<int64_t>(1, ceil_div(points, s.piece_points))));
   return s;

@@ -58,7 +58,11 @@ struct WgradSchedule {
   int64_t piece_points;  // points that are folded and multiplied at once, at most
 };
 
+// `matrix`: for a matrix unit, where wgrad_takes_matrix.
 WgradSchedule wgrad_schedule(const Convolution& convolution, int lanes, int64_t l2_bytes,
-                             int64_t element_bytes, int threads);
+                             int64_t element_bytes, int threads, bool matrix);
+
+// Whether a matrix unit is faster than vectors.
+bool wgrad_takes_matrix(const Convolution& convolution, int threads);
 
 }  // namespace symconv::cpu

@@ -27,14 +27,15 @@ namespace symconv::cpu {
 namespace {
 
 struct ThreadScratch {
-  Scratch staged, folded, channels, planes, slots;
+  Scratch staged, folded, channels, planes, slots, gradient_tiles, tiles, segments, calls;
   std::vector<Move> moves;
   std::vector<int> ends;
   std::vector<uint32_t> masks;
   std::vector<OutputRun> outputs;
   std::vector<StagedRun> staging;
   std::vector<OutputRun> next;
-  Ahead gradient, source;                                          // of the tile that comes next
+  Ahead gradient, source;  // of the tile that comes next
+  std::vector<const void*> lines;
   std::vector<PointRun> slot_runs, all, sources, padding, points;  // all: a tile's points, next to each other
 };
 
@@ -53,8 +54,10 @@ class Wgrad {
   Wgrad(const Problem& problem, int threads)
       : c_(Convolution::fprop(problem)),
         kernels_(kernels<T>()),
+        matrix_(wgrad_takes_matrix(c_, threads) ? kernels_.matrix : nullptr),
         lanes_(kernels_.lanes),
-        schedule_(wgrad_schedule(c_, kernels_.lanes, kernels_.l2_bytes, sizeof(T), threads)),
+        schedule_(
+            wgrad_schedule(c_, kernels_.lanes, kernels_.l2_bytes, sizeof(T), threads, matrix_ != nullptr)),
         patch_(c_, schedule_.tiling, schedule_.column_lanes ? 1 : kernels_.lanes, sizeof(T)),
         rows_(c_.row_filters()),
         classes_(patch_.fold().classes()) {
@@ -92,6 +95,7 @@ class Wgrad {
     if (tiles == 0) std::fill_n(accumulators, c_.groups * point_shares_ * share_, T(0));
     threads.run(c_.groups * column_shares_ * point_shares_, [&](int64_t begin, int64_t end) {
       static thread_local ThreadScratch scratch;
+      const MatrixUse<T> use(matrix_);
       for (int64_t i = begin; i < end; ++i) {
         const int64_t group = i / (column_shares_ * point_shares_);
         const int64_t columns = i / point_shares_ % column_shares_, points = i % point_shares_;
@@ -174,6 +178,7 @@ class Wgrad {
     patch_.staging(tile, input, scratch.staging);
     if (schedule_.column_lanes) {
       plan_points(tile, scratch);
+      if (matrix_) split_gradient(tile, gradient, scratch);
     } else {
       patch_.moves(tile, points_, scratch.moves, scratch.ends, scratch.masks);
     }
@@ -353,6 +358,13 @@ class Wgrad {
     const int64_t points = patch_.points(tile);
     const void* lines[2 * Ahead::kMostLines];
     Aside<T> aside{nullptr, lines, 0};
+    T* tiles[2] = {};  // of this step and the next
+    MatrixWork<T> work{};
+    if (matrix_) {
+      const int64_t size = schedule_.piece_points / kTileDepth * (row / kTileRows) * kTileElements<T>;
+      tiles[0] = scratch.tiles.get<T>(2 * size);
+      tiles[1] = tiles[0] + size;
+    }
     for (size_t i = 0; i < scratch.ends.size(); ++i) {
       const int64_t point = i * schedule_.piece_points;
       const int first = i == 0 ? 0 : scratch.ends[i - 1];
@@ -362,6 +374,16 @@ class Wgrad {
                               scratch.ends[i] - first, folded + v * lanes_, point_row, width});
       }
       const int64_t depth = std::min(schedule_.piece_points, points - point);
+      if (matrix_) {
+        for (int64_t k = 0; k < depth; k += kTileDepth) {
+          matrix_->split_points(static_cast<int>(std::min<int64_t>(kTileDepth, depth - k)),
+                                static_cast<int>(row / kTileRows), folded + k * point_row, point_row,
+                                tiles[i % 2] + k / kTileDepth * (row / kTileRows) * kTileElements<T>, work);
+        }
+        matrix_->finish(work);
+        work = plan_work(i, depth, width, row, tiles[i % 2], accumulators, accumulate || i > 0, scratch);
+        continue;
+      }
       for (int p = 0; p < classes_; ++p) {
         const int parity = patch_.fold().parity(p);
         const int64_t n = patch_.fold().count(parity) * vectors, at = patch_.fold().first(parity) * width;
@@ -382,6 +404,70 @@ class Wgrad {
         }
       }
     }
+    if (matrix_) matrix_->finish(work);
+  }
+
+  // The tiles of A of a tile's grad_output: [piece of points][class][panel of rows][depth].
+  void split_gradient(const Tile& tile, const Gradient& gradient, ThreadScratch& scratch) const {
+    const int64_t points = patch_.points(tile), panels = ceil_div(rows_, kTileRows);
+    T* to = scratch.gradient_tiles.get<T>(
+        classes_ * panels * (points / kTileDepth + ceil_div(points, schedule_.piece_points) + 1) *
+        kTileElements<T>);
+    for (int64_t point = 0; point < points; point += schedule_.piece_points) {
+      const int64_t k = std::min(schedule_.piece_points, points - point);
+      for (int p = 0; p < classes_; ++p) {
+        for (int64_t r = 0; r < rows_; r += kTileRows, to += ceil_div(k, kTileDepth) * kTileElements<T>) {
+          matrix_->split_rows(static_cast<int>(std::min<int64_t>(kTileRows, rows_ - r)), k,
+                              gradient.at(p, r, point), gradient.row_step, gradient.point_step, to);
+        }
+      }
+    }
+  }
+
+  // The products of piece `piece` of `points` points, whose folded rows of `row` columns are split, with all
+  // rows of grad_output.
+  MatrixWork<T> plan_work(size_t piece, int64_t points, int64_t width, int64_t row, const T* tiles,
+                          T* accumulators, bool accumulate, ThreadScratch& scratch) const {
+    const int64_t depth = ceil_div(points, kTileDepth), panels = ceil_div(rows_, kTileRows);
+    const int64_t most = row / kTileRows;  // vectors of columns
+    MatrixCall<T>* const calls = scratch.calls.get<MatrixCall<T>>(most * panels);
+    MatrixCall<T>* end = calls;
+    Segment<T>* segment = scratch.segments.get<Segment<T>>(most);
+    const T* a = scratch.gradient_tiles.get<T>(0) + static_cast<int64_t>(piece) * classes_ * panels *
+                                                        (schedule_.piece_points / kTileDepth) *
+                                                        kTileElements<T>;
+    for (int p = 0; p < classes_; ++p, a += panels * depth * kTileElements<T>) {
+      const int parity = patch_.fold().parity(p);
+      const int64_t n = patch_.fold().count(parity) * width / kTileRows,
+                    at = patch_.fold().first(parity) * width / kTileRows;
+      for (int64_t v = 0; v < n; v += matrix_->vectors, ++segment) {
+        *segment = {tiles + (at + v) * kTileElements<T>, depth};
+        for (int64_t t = 0; t < panels; ++t) {
+          *end++ = {static_cast<int>(std::min<int64_t>(kTileRows, rows_ - t * kTileRows)),
+                    static_cast<int>(std::min<int64_t>(matrix_->vectors, n - v)),
+                    a + t * depth * kTileElements<T>,
+                    segment,
+                    1,
+                    accumulators + t * kTileRows * row + (at + v) * kTileRows,
+                    accumulate};
+        }
+      }
+    }
+    MatrixWork<T> work{};
+    work.call = calls;
+    work.end = end;
+    work.b_row = most * kTileElements<T>;
+    work.c_row = row;
+    scratch.lines.resize(2 * Ahead::kMostLines * static_cast<size_t>(most));
+    for (int64_t i = 0; i < most; ++i) {
+      work.line_count += scratch.gradient.take(scratch.lines.data() + work.line_count);
+      work.line_count += scratch.source.take(scratch.lines.data() + work.line_count);
+    }
+    work.lines = scratch.lines.data();
+    // Three for each two vectors that are split meanwhile.
+    work.interval = std::max<int64_t>(
+        1, schedule_.piece_points * most * 3 / 2 / std::max<int64_t>(1, (end - calls) * depth));
+    return work;
   }
 
   void add_filters(int64_t group, const Tile& tile, int64_t k, const Tensor& input, const Gradient& gradient,
@@ -474,6 +560,7 @@ class Wgrad {
 
   Convolution c_;
   const Kernels<T>& kernels_;
+  const MatrixKernels<T>* matrix_;  // null: not used
   int64_t lanes_;
   WgradSchedule schedule_;
   Patch patch_;

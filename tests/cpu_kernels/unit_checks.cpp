@@ -40,7 +40,8 @@ void check_matrix(const Kernels<float>& kernels, Random& random, Report& report)
   const int runs = static_cast<int>(random.between(1, 3));
   const Numbers numbers = random_numbers(random);
   const bool accumulate = random.chance(0.5), by_rows = random.chance(0.5);
-  const int64_t b_row = vectors * kTileElements<float> + 16 * random.between(0, 2), interval = random.between(1, 90);
+  const int64_t b_row = vectors * kTileElements<float> + 16 * random.between(0, 2),
+                interval = random.between(1, 90);
   for (const Side side : {Side::kBegin, Side::kEnd}) {
     report.begin("matrix %d vectors, %d calls, %d runs, b_row %ld interval %ld %s", vectors, calls, runs,
                  static_cast<long>(b_row), static_cast<long>(interval), accumulate ? "accumulates" : "sets");
@@ -77,7 +78,8 @@ void check_matrix(const Kernels<float>& kernels, Random& random, Report& report)
     for (int64_t i = 0; i < expected.size() && accumulate; ++i) expected[i] = random.number<float>();
     expected.prepare(c);
     for (int n = 0; n < calls; ++n) {
-      const int m = static_cast<int>(random.between(1, kTileRows)), used = static_cast<int>(random.between(1, runs));
+      const int m = static_cast<int>(random.between(1, kTileRows)),
+                used = static_cast<int>(random.between(1, runs));
       packed.emplace_back(depth * kTileElements<float>, Side::kBegin);
       int64_t before = 0;
       std::vector<double> sums(m * points);
@@ -96,7 +98,7 @@ void check_matrix(const Kernels<float>& kernels, Random& random, Report& report)
         before += segments[r].k;
       }
       float* const target = c.data() + n * kTileRows * c_row;
-      work.push_back({m, packed[n].data(), segments.data(), used, target, accumulate});
+      work.push_back({m, vectors, packed[n].data(), segments.data(), used, target, accumulate});
       for (int i = 0; i < m; ++i) {
         for (int p = 0; p < points; ++p) {
           const int64_t at = (n * kTileRows + i) * c_row + p;
@@ -109,7 +111,6 @@ void check_matrix(const Kernels<float>& kernels, Random& random, Report& report)
     MatrixWork<float> w{};
     w.call = work.data();
     w.end = work.data() + work.size();
-    w.vectors = vectors;
     w.b_row = b_row;
     w.c_row = c_row;
     w.lines = lines.data();
@@ -125,7 +126,8 @@ void check_matrix(const Kernels<float>& kernels, Random& random, Report& report)
     unit.end();
     report.check(w.call == w.end && w.line_count == 0, "something is left");
     const int64_t at = expected.difference(c);
-    report.check(at < 0, "row %ld, point %ld differs", static_cast<long>(at / c_row), static_cast<long>(at % c_row));
+    report.check(at < 0, "row %ld, point %ld differs", static_cast<long>(at / c_row),
+                 static_cast<long>(at % c_row));
   }
 }
 

@@ -14,7 +14,7 @@
 namespace symconv::cpu {
 namespace {
 
-constexpr int kVectors = 2;
+constexpr int kVectors = 2;                            // sums in more registers are not faster
 constexpr int64_t kPart = kTileRows * kTileDepth * 2;  // bytes
 constexpr int64_t kTile = 3 * kPart;
 
@@ -138,7 +138,8 @@ SYMCONV_INLINE void add_products(const char* b) {
 }
 
 template <int... V>
-SYMCONV_INLINE void store_sums(const MatrixCall<float>& call, int64_t c_row, std::integer_sequence<int, V...>) {
+SYMCONV_INLINE void store_sums(const MatrixCall<float>& call, int64_t c_row,
+                               std::integer_sequence<int, V...>) {
   if (!call.accumulate && call.m == kTileRows) {
     (tile_store<V>(call.c + V * kTileRows, c_row), ...);
     return;
@@ -185,10 +186,7 @@ __attribute__((noinline)) void multiply_tile(MatrixWork<float>& w) {
 
 void multiply_tile(MatrixWork<float>& w) {
   if (w.call == w.end) return;
-  if (w.vectors == 2) return multiply_tile<2>(w);
-  if (w.vectors == 1) return multiply_tile<1>(w);
-  if (w.vectors == 3) return multiply_tile<3>(w);
-  multiply_tile<4>(w);
+  w.call->vectors == kVectors ? multiply_tile<kVectors>(w) : multiply_tile<1>(w);
 }
 
 void finish(MatrixWork<float>& w) {
@@ -214,8 +212,7 @@ class Aside {
   int64_t left_;
 };
 
-void split_points(int k, int vectors, const float* rows, int64_t row, float* tiles,
-                  MatrixWork<float>& work) {
+void split_points(int k, int vectors, const float* rows, int64_t row, float* tiles, MatrixWork<float>& work) {
   constexpr int kCost = 3;  // of two vectors
   Aside aside(work);
   for (int v = 0; v < vectors; ++v) {
@@ -239,8 +236,7 @@ void fold_aside(FoldArguments<float>& f, MatrixWork<float>& work) {
   fold(f, aside);
 }
 
-constexpr MatrixKernels<float> kMatrix = {kVectors,     begin,      end,   split_rows,
-                                            split_points, fold_aside, finish};
+constexpr MatrixKernels<float> kMatrix = {kVectors, begin, end, split_rows, split_points, fold_aside, finish};
 
 }  // namespace
 

@@ -14,13 +14,25 @@ namespace {
 // The table of one instruction set, for a micro-tile of Rows x Vectors.
 template <typename T, int Rows, int Vectors>
 constexpr Kernels<T> make_kernels(const char* name, int64_t l1_bytes, int64_t l2_bytes) {
-  return {name,           kLanes<T>,      Vectors,
-          Rows,           l1_bytes,       l2_bytes,
-          kMaskedReads,   kFoldsAside,    nullptr,
+  return {name,
+          kLanes<T>,
+          Vectors,
+          Rows,
+          l1_bytes,
+          l2_bytes,
+          kMaskedReads,
+          kFoldsAside,
+          nullptr,
           Gemm<T, Rows, Vectors>::run,
-          fold<T>,        stage<T>,       stage_rows<T>,
-          add_rows<T>,    epilogue<T>,    slots<T>,
-          fold_points<T>, fold_weight<T>, unfold_weight<T>};
+          fold<T>,
+          stage<T>,
+          stage_rows<T>,
+          add_rows<T>,
+          epilogue<T>,
+          slots<T>,
+          fold_points<T>,
+          fold_weight<T>,
+          unfold_weight<T>};
 }
 
 }  // namespace

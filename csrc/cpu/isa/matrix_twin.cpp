@@ -32,8 +32,7 @@ void split_rows(int m, int64_t k, const float* a, int64_t a_row, int64_t a_col, 
 // Of B, two k take turns.
 int place_in_b(int k, int point) { return k / 2 * 2 * kTileRows + 2 * point + k % 2; }
 
-void split_points(int k, int vectors, const float* rows, int64_t row, float* tiles,
-                              MatrixWork<float>&) {
+void split_points(int k, int vectors, const float* rows, int64_t row, float* tiles, MatrixWork<float>&) {
   BFloat16* tile = reinterpret_cast<BFloat16*>(tiles);
   for (int v = 0; v < vectors; ++v, tile += 3 * kPart, rows += kTileRows) {
     for (int i = 0; i < kTileDepth; ++i) {
@@ -64,7 +63,7 @@ void finish(MatrixWork<float>& w) {
   w.line_count = 0;
   for (; w.call != w.end; ++w.call) {
     const MatrixCall<float>& call = *w.call;
-    for (int v = 0; v < w.vectors; ++v) {
+    for (int v = 0; v < call.vectors; ++v) {
       double sums[kTileRows][kTileRows] = {};
       const float* a = call.a;
       for (int s = 0; s < call.count; ++s) {
