@@ -226,7 +226,7 @@ struct MatrixKernels {
   void (*end)();
 
   // Tiles of A, one for each kTileDepth of k, one after the other: A[i][j] = a[i * a_row + j * a_col] for i <
-  // m <= kTileRows, j < k; one of the strides is 1. Up to a vector past the last k may be read.
+  // m <= kTileRows, j < k; one of the strides is 1.
   void (*split_rows)(int m, int64_t k, const T* a, int64_t a_row, int64_t a_col, T* tiles);
 
   // Tiles of B, one for each vector of points, of k <= kTileDepth rows `row` elements apart. Some of `work`

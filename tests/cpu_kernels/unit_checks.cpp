@@ -87,7 +87,7 @@ void check_matrix(const Kernels<float>& kernels, Random& random, Report& report)
         const int64_t k = segments[r].k * kTileDepth - random.between(0, 3);
         const int64_t step = (by_rows ? k : m) + random.between(0, 3);
         const int64_t a_row = by_rows ? step : 1, a_col = by_rows ? 1 : step;
-        std::vector<float> a((m - 1) * a_row + (k - 1) * a_col + 1 + kTileDepth);
+        const Guarded<float> a((m - 1) * a_row + (k - 1) * a_col + 1, side);
         for (int i = 0; i < m; ++i) {
           for (int64_t j = 0; j < k; ++j) {
             const float x = a[i * a_row + j * a_col] = draw(random, numbers.a_most, numbers.a_share);

@@ -1,9 +1,9 @@
 // AVX-512 with AMX: tiles of 16 rows of 64 bytes, and a unit that multiplies bfloat16 and sums in float32.
 //
-// A float32 is the sum of three bfloat16, each rounded to nearest: h has its upper 8 bits, m the next 9, l
-// the rest. Of the products, hh is summed last, since the others are at least 2^8 times smaller: added to
-// sums of their own size they cost no accuracy, and what is left out, ml, lm and ll, is below 2^-25 of hh.
-// Numbers below 2^-126, parts too, count as zero.
+// A float32 is the sum of three bfloat16: h has its upper 8 bits, m the next, l the rest. Of the products of
+// two the six largest are summed, the smallest of a tile first. What is left out, ml, lm and ll, is below
+// 2^-21 of hh where both numbers are cut off, on average 2^-25, and below 2^-26 and of either sign where one
+// is rounded, as A is. Numbers below 2^-126, parts too, count as zero; the parts of an infinity are NaN.
 #include <immintrin.h>
 
 #define SYMCONV_VECTOR_BYTES 64
@@ -25,10 +25,9 @@ struct alignas(64) Configuration {
   uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
 
-void begin() {
-  static const Configuration configuration;
-  _tile_loadconfig(&configuration);
-}
+constexpr Configuration kConfiguration;
+
+void begin() { _tile_loadconfig(&kConfiguration); }
 void end() { _tile_release(); }
 
 // Three registers of bfloat16 from two vectors, of which the first is in the lower half.
