@@ -101,7 +101,7 @@ class Bench {
   Bench(const std::string& name, double hertz) : k_(kernels<float>(name)), name_(name), hertz_(hertz) {}
 
   void run() {
-    const bool known_peak = name_ == "avx2" || name_ == "avx512";
+    const bool known_peak = name_ == "avx2" || name_ == "avx512" || name_ == "amx";
     if (known_peak) {
       peak_ = 2 * k_.lanes * fma_peak(4 * k_.lanes);
       print("fma", "registers only", "GFLOP/s", peak_ * 1e-9);
@@ -110,6 +110,10 @@ class Bench {
     for (int v = 1; v < k_.vectors; ++v) gemm(256, k_.rows, v);
     for (int m = 1; m < k_.rows; ++m) gemm(256, m, k_.vectors);
     for (int v = 1; v <= k_.vectors; ++v) gemm_strided(v);
+    if (k_.matrix) {
+      for (const int64_t depth : {64, 128, 256, 576}) matrix_gemm(depth);
+      split();
+    }
     for (const int64_t channels : {16, 64}) {
       for (const bool shared : {true, false}) {
         for (const bool masked : {false, true}) fold(shared, masked, channels);
@@ -167,6 +171,49 @@ class Bench {
   }
 
   // wgrad's: 36 rows of 232 points against points x filters.
+  // The same with a matrix unit, in multiplications of float32.
+  void matrix_gemm(int64_t depth) {
+    constexpr int kPanels = 4;
+    const int64_t tiles = depth / kTileDepth, tile = kTileElements<float>, row = k_.matrix->vectors * kTileRows;
+    std::vector<float> a(kPanels * tiles * tile + 16), b(tiles * tile * k_.matrix->vectors + 16),
+        c(kPanels * kTileRows * row + 16);
+    const std::vector<float> from = numbers(std::max(row * kTileDepth, depth * kTileRows));
+    MatrixWork<float> none{};
+    for (int64_t k = 0; k < tiles; ++k) {
+      k_.matrix->split_points(kTileDepth, k_.matrix->vectors, from.data(), row,
+                              aligned(b) + k * tile * k_.matrix->vectors, none);
+    }
+    const Segment<float> segment{aligned(b), tiles};
+    std::vector<MatrixCall<float>> calls;
+    for (int p = 0; p < kPanels; ++p) {
+      k_.matrix->split_rows(kTileRows, depth, from.data(), 1, kTileRows, aligned(a) + p * tiles * tile);
+      calls.push_back({kTileRows, k_.matrix->vectors, aligned(a) + p * tiles * tile, &segment, 1,
+                       aligned(c) + p * kTileRows * row, true});
+    }
+    MatrixWork<float> work{};
+    work.b_row = tile * k_.matrix->vectors;
+    work.c_row = row;
+    k_.matrix->begin();
+    const double time = seconds([&] {
+      work.call = calls.data();
+      work.end = calls.data() + kPanels;
+      k_.matrix->finish(work);
+    });
+    k_.matrix->end();
+    print_flops("matrix gemm", "k " + std::to_string(depth),
+                2.0 * kPanels * kTileRows * static_cast<double>(row * depth), time);
+  }
+
+  void split() {
+    const int64_t row = k_.matrix->vectors * kTileRows;
+    const std::vector<float> from = numbers(row * kTileDepth);
+    std::vector<float> to(kTileElements<float> * k_.matrix->vectors + 16);
+    MatrixWork<float> none{};
+    const double time = seconds(
+        [&] { k_.matrix->split_points(kTileDepth, k_.matrix->vectors, from.data(), row, aligned(to), none); });
+    print_cycles("split_points", "k " + std::to_string(kTileDepth), static_cast<double>(row * kTileDepth), time);
+  }
+
   void gemm_strided(int v) {
     const int64_t rows = 36 * 8, points = 224, pitch = 240, width = v * k_.lanes;
     std::vector<float> a = numbers(rows * pitch + 16), b = numbers(points * width + 16), c(rows * width + 16);

@@ -259,7 +259,7 @@ Schedule schedule(const Convolution& c, const Unit& unit, int threads, bool pack
   // often.
   const int64_t column_bytes = taps * panel * unit.element_bytes;
   const int64_t tenths = c.row_filters() > 32 ? 38 : unit.folds_aside ? 14 : 6;
-  int64_t piece_bytes = unit.l1_bytes * tenths / 10;
+  const int64_t piece_bytes = unit.l1_bytes * tenths / 10;
   int64_t copies = 1;
   for (const Block& b : c.columns) copies = std::max<int64_t>(copies, b.size());
   // Where taps along v are in the patch after all, its piece must not be much larger for it.
