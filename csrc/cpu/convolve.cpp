@@ -504,8 +504,8 @@ class Convolve final : public ConvolutionPlan {
       const int64_t point = static_cast<int64_t>(i) * panel_;
       for (size_t j = 0; j < packing_.pieces(k).size(); ++j) {
         const T* b = planes.data + packing_.pieces(k)[j].first * planes.column + from[i];
-        multiply_piece(j, vectors_of(points - point), k, b, packing_.pieces(k)[j].columns, planes.column,
-                       sums + point, sums_row, nullptr, scratch);
+        multiply_piece(j, vectors_of(points - point), k, b, planes.column, sums + point, sums_row, nullptr,
+                       scratch);
       }
     }
     return true;
@@ -539,19 +539,19 @@ class Convolve final : public ConvolutionPlan {
         if (kernels_.folds_aside) next_fold = &folds[(step + 1) % 2];
       }
       const int64_t point = static_cast<int64_t>(step / count) * panel;
-      multiply_piece(step % count, vectors_of(points - point), k, folds[step % 2].folded,
-                     pieces[step % count].columns, panel, sums + point, sums_row, next_fold, scratch);
+      multiply_piece(step % count, vectors_of(points - point), k, folds[step % 2].folded, panel, sums + point,
+                     sums_row, next_fold, scratch);
     }
   }
 
-  // One folded piece of a panel with all rows of the weight. A coefficient of it is `depth` rows, or tiles,
-  // that lie `row` elements apart. Out of line, as it is measured to be faster.
-  [[gnu::noinline]] void multiply_piece(size_t j, int vectors, size_t k, const T* folded, int64_t depth,
-                                        int64_t row, T* sums, int64_t sums_row, FoldArguments<T>* next_fold,
+  // One folded piece of a panel, whose rows lie `row` elements apart, with all rows of the weight. Out of
+  // line, as it is measured to be faster.
+  [[gnu::noinline]] void multiply_piece(size_t j, int vectors, size_t k, const T* folded, int64_t row,
+                                        T* sums, int64_t sums_row, FoldArguments<T>* next_fold,
                                         ThreadScratch& scratch) const {
     const void* lines[LookAhead::kMostLines];
     Aside<T> aside{next_fold, lines, 0};
-    const int64_t n = depth * row;
+    const int64_t columns = packing_.pieces(k)[j].columns, n = columns * row;
     const Sum* sum = nullptr;
     Segment<T>* segments = nullptr;
     int count = 0;
@@ -562,14 +562,12 @@ class Convolve final : public ConvolutionPlan {
         sum = call->sum;
         count = 0;
         segments = scratch.segments.get<Segment<T>>(static_cast<int64_t>(sum->runs.size()));
-        for (const Sum::Run& run : sum->runs) segments[count++] = {folded + run.first * n, run.count * depth};
+        for (const Sum::Run& run : sum->runs)
+          segments[count++] = {folded + run.first * n, run.count * columns};
       }
       aside.line_count = scratch.ahead.take(lines);
-      const T* packed = static_cast<const T*>(call->packed);
-      T* target = sums + call->target * sums_row;
-      const bool accumulate = k > 0 || j > 0;
-      kernels_.gemm(call->m, vectors, packed, 1, call->m, segments, count, row, target, sums_row, accumulate,
-                    aside);
+      kernels_.gemm(call->m, vectors, static_cast<const T*>(call->packed), 1, call->m, segments, count, row,
+                    sums + call->target * sums_row, sums_row, k > 0 || j > 0, aside);
     }
   }
 

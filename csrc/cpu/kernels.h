@@ -179,9 +179,9 @@ struct UnfoldArguments {
 };
 
 // Kernels of a matrix unit, which multiplies 16-bit numbers only. A T is split into three of them whose sum
-// it is; of the nine products of two such sums the six largest are computed, so that what is left out is less
-// than the rounding of a T. Both operands are tiles of three times kTileRows * kTileDepth parts, with zeros
-// where there is no number: of A kTileRows rows of kTileDepth k, of B as many k of kTileRows points, a
+// it is; of the nine products of two such sums the six largest are computed, so that what is left out is of
+// the size of the rounding of a T. Both operands are tiles of three times kTileRows * kTileDepth parts, with
+// zeros where there is no number: of A kTileRows rows of kTileDepth k, of B as many k of kTileRows points, a
 // vector.
 constexpr int kTileRows = 16;
 constexpr int kTileDepth = 32;

@@ -8,7 +8,6 @@
 namespace symconv::cpu {
 namespace {
 
-constexpr int64_t kPartsBytes = 6;     // of a number that is split for a matrix unit
 constexpr int64_t kStagedPlanes = 64;  // of a chunk, where a piece does not need more
 constexpr int64_t kPiecePlanes = 256;  // of a piece, at most
 // Columns of a piece, at least: with fewer, what is set up for each of its tap sets weighs most.
@@ -152,8 +151,9 @@ bool can_take_v_last(const Convolution& c) {
 
 // With few rows, folding costs more than it saves to have all taps in one sum: where rows are tied, the taps
 // along v are applied to the products, of which there are then fewer than of columns. If nothing is folded
-// along v, that gives one sum for each tap, which pays off only where the fold is done on the side. It must
-// not depend on extents: packed weights hold for every input.
+// along v, that gives one sum for each tap, which pays off only where the fold is done on the side. For a
+// matrix unit, whose numbers must be split too, it pays off with any number of rows. It must not depend on
+// extents: packed weights hold for every input.
 bool takes_v_last(const Convolution& c, const Unit& unit) {
   constexpr int64_t kMostRows = 64;
   const bool folded = unit.folds_aside ? c.folded_axes != 0 : (c.folded_axes & kV) != 0;
@@ -274,8 +274,9 @@ Schedule schedule(const Convolution& c, const Unit& unit, int threads, bool pack
   const int64_t most = most_columns(c);
   if (unit.matrix) {
     // While all rows are multiplied with a piece, the tiles of one parity class of it should stay in L1.
+    const int64_t parts_bytes = kTileElements<float> * unit.element_bytes / (kTileRows * kTileDepth);
     s.piece_columns =
-        std::clamp<int64_t>(2 * unit.l1_bytes / (taps * panel * kPartsBytes) / kTileDepth * kTileDepth,
+        std::clamp<int64_t>(2 * unit.l1_bytes / (taps * panel * parts_bytes) / kTileDepth * kTileDepth,
                             kTileDepth, std::max<int64_t>(kTileDepth, kPiecePlanes / copies));
     s.piece_columns = std::min(s.piece_columns, whole(most, kTileDepth));
   }

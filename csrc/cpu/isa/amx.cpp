@@ -2,8 +2,9 @@
 //
 // A float32 is the sum of three bfloat16: h has its upper 8 bits, m the next, l the rest. Of the products of
 // two the six largest are summed, the smallest of a tile first. What is left out, ml, lm and ll, is below
-// 2^-21 of hh where both numbers are cut off, on average 2^-25, and below 2^-26 and of either sign where one
-// is rounded, as A is. Numbers below 2^-126, parts too, count as zero; the parts of an infinity are NaN.
+// 2^-22 of the product, since A is rounded and only B cut off; it is of either sign, and in the mean square
+// less than rounding the product to a float32 would leave. Numbers below 2^-126, parts too, count as zero;
+// the parts of an infinity are NaN.
 #include <immintrin.h>
 
 #define SYMCONV_VECTOR_BYTES 64
@@ -101,8 +102,6 @@ void split_rows(int m, int64_t k, const float* a, int64_t a_row, int64_t a_col, 
   }
 }
 
-SYMCONV_INLINE void ask_for(const void* line) { __builtin_prefetch(line, 0, 2); }
-
 // The unit's registers by number, for templates. (The compiler's own intrinsics take literals only.)
 template <int Register>
 SYMCONV_INLINE void tile_zero() {
@@ -116,7 +115,7 @@ template <int Register>
 SYMCONV_INLINE void tile_store(float* to, int64_t row) {
   asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(to), "r"(row * 4), "i"(Register) : "memory");
 }
-// Sums are in registers 0 to 3, parts of A in 4 to 6, of B in 7.
+// Sums are in the first registers, one for each vector, parts of A in 4 to 6, of B in 7.
 template <int Vector, int PartOfA>
 SYMCONV_INLINE void add_product() {
   asm volatile("tdpbf16ps %%tmm7, %%tmm%c1, %%tmm%c0" : : "i"(Vector), "i"(4 + PartOfA));

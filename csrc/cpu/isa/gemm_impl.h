@@ -20,9 +20,6 @@ constexpr int chains(int accumulators, int vectors, int most) {
 // masks have their own there are enough.
 constexpr bool kFoldsAside = kMaskRegisters;
 
-// To L2.
-SYMCONV_INLINE void ask_for(const void* line) { __builtin_prefetch(line, 0, 2); }
-
 // Packed: a_row = 1 and a_col = M are known when this is compiled. Busy: with every k a line is asked for
 // and, where kFoldsAside, a column of a vector is folded. The loads and stores of the one then fill the gaps
 // that the multiplications of the other leave; many lines at once would wait for each other.

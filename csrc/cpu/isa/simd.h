@@ -71,6 +71,9 @@ SYMCONV_INLINE T* opaque(T* p) {
   return p;
 }
 
+// Asks for a line of memory, to L2.
+SYMCONV_INLINE void ask_for(const void* line) { __builtin_prefetch(line, 0, 2); }
+
 // Lanes of a and b, which count from 0 and from kLanes.
 template <typename T, int... Lane>
 SYMCONV_INLINE Vector<T> shuffle(Vector<T> a, Vector<T> b) {
