@@ -468,7 +468,7 @@ class Convolve final : public ConvolutionPlan {
         Segment<T>* next = segment;
         for (const Sum::Run& run : sum->runs) *next++ = {tiles + run.first * depth * step, run.count * depth};
       }
-      products += sum->count * depth;
+      products += sum->count * depth * vectors;
       *end++ = {
           call.m, vectors,   static_cast<const T*>(call.packed), segment, static_cast<int>(sum->runs.size()),
           target, accumulate};

@@ -211,9 +211,9 @@ struct MatrixWork {
   int64_t c_row;
   const void* const* lines;  // of memory, to be asked for on the side
   int64_t line_count;
-  int64_t interval;  // how many vectors are folded or split between two tiles of A
-  // The next tile of A: that of segment `segment`, `k` of which are done.
-  int segment = 0;
+  int64_t interval;  // how many vectors are folded or split between a tile of A with one vector and the next
+  // The next tile of A: that of segment `segment`, `k` of which are done, with `vector` vectors of it.
+  int segment = 0, vector = 0;
   int64_t k = 0, tile = 0;
 };
 

@@ -27,6 +27,9 @@ int64_t width(int64_t points, int64_t most) {
   return points <= most ? points : ceil_div(points, ceil_div(points, most));
 }
 
+// How often a number that was folded and split for a matrix unit must be multiplied.
+constexpr int64_t kLeastUses = 96;
+
 // Whether the output is as large as the source and neighbours read neighbours: see Patch.
 bool flat(const Convolution& c) {
   bool same = c.taps() > 0;
@@ -231,9 +234,7 @@ void tile_strips(const Convolution& c, int lanes, Cheapest& cheapest, Schedule& 
 }  // namespace
 
 bool takes_matrix(const Convolution& c, int threads, bool packed) {
-  // How often a number that was folded and split must be multiplied, and a thread multiply.
-  constexpr int64_t kLeastUses = 96;
-  constexpr double kLeastProducts = 32e6;
+  constexpr double kLeastProducts = 32e6;  // of a thread
   int64_t rows = 0, columns = 0;
   for (const Block& b : c.rows) rows += whole(b.orbits, kTileRows);
   for (const Block& b : c.columns) columns += whole(b.orbits, kTileDepth);
@@ -306,21 +307,38 @@ Schedule schedule(const Convolution& c, const Unit& unit, int threads, bool pack
   return s;
 }
 
+namespace {
+
+// Whether wgrad can apply the taps along v to grad_output: a tile's rows of points are those of the source.
+bool wgrad_can_take_v_last(const Convolution& c) {
+  return can_take_v_last(c) && c.stride[1] == 1 && c.output[1] == c.source[1];
+}
+
+// Whether it does. The rows of its GEMM are then as many as the taps along v need, or half as many more as
+// otherwise if they are folded, and columns are folded less: with vectors that pays off for few rows of which
+// the taps are folded, on a matrix unit where there would not be rows enough.
+bool wgrad_takes_v_last(const Convolution& c, bool matrix) {
+  constexpr int64_t kMostRows = 64;
+  return wgrad_can_take_v_last(c) &&
+         (matrix ? c.row_filters() < kLeastUses : (c.folded_axes & kV) != 0 && c.row_filters() <= kMostRows);
+}
+
+}  // namespace
+
 bool wgrad_takes_matrix(const Convolution& c, int threads) {
-  constexpr int64_t kLeastRows = 96;
   constexpr double kLeastProducts = 32e6;
-  const int64_t rows = c.row_filters();
+  const int64_t rows = c.row_filters(), uses = rows * (wgrad_can_take_v_last(c) ? c.kernel[1] : 1);
   bool whole_columns = true;
   for (const Block& b : c.columns) whole_columns = whole_columns && b.orbits % kTileRows == 0;
   const double products = static_cast<double>(c.groups * rows * c.column_filters() * c.taps()) *
                           static_cast<double>(c.output_rows() * c.output[2]);
-  return whole_columns && rows >= kLeastRows && 10 * whole(rows, kTileRows) <= 13 * rows &&
+  return whole_columns && uses >= kLeastUses && 10 * whole(rows, kTileRows) <= 13 * rows &&
          products >= kLeastProducts * threads;
 }
 
 WgradSchedule wgrad_schedule(const Convolution& c, int lanes, int64_t l2_bytes, int64_t element_bytes,
                              int threads, bool matrix) {
-  const int64_t taps = std::max<int64_t>(1, c.taps()), most = most_columns(c), rows = c.output_rows();
+  const int64_t most = most_columns(c), rows = c.output_rows();
   // Points whose products are summed in one chain: fewer would load and store the sums more often, more would
   // cost accuracy in float32.
   constexpr int64_t kSummed = 64;
@@ -330,6 +348,8 @@ WgradSchedule wgrad_schedule(const Convolution& c, int lanes, int64_t l2_bytes, 
   for (const Block& b : c.columns) column_vectors += ceil_div(b.orbits, lanes);
   s.column_lanes =
       matrix || c.row_filters() * column_vectors <= ceil_div(c.row_filters(), lanes) * c.column_filters();
+  s.by_v = s.column_lanes && wgrad_takes_v_last(c, matrix);
+  const int64_t taps = std::max<int64_t>(1, s.by_v ? c.taps() / c.kernel[1] : c.taps());
   if (!s.column_lanes) {
     constexpr int64_t kPoints = 224;
     s.tiling.width = width(c.output[2], kPoints);
@@ -342,14 +362,17 @@ WgradSchedule wgrad_schedule(const Convolution& c, int lanes, int64_t l2_bytes, 
     return s;
   }
   // Parity classes of two vectors at least, where there are as many: those of one leave the micro-tile
-  // waiting for loads.
+  // waiting for loads. For a matrix unit few, that a piece stays in L1.
   const int64_t width = matrix ? kTileRows : lanes;
-  const int64_t vectors = ceil_div(most, width), at_once = std::max<int64_t>(1, 18 / taps);
+  const int64_t vectors = ceil_div(most, width),
+                at_once = matrix && s.by_v ? 1 : std::max<int64_t>(1, 18 / taps);
   s.tiling.columns = ceil_div(vectors, ceil_div(vectors, at_once)) * width;
   const int64_t point_bytes = taps * s.tiling.columns * element_bytes;
   s.piece_points = std::clamp<int64_t>(l2_bytes / 4 / point_bytes, 16, kSummed);
-  // A tile's slots should stay in L2.
-  const int64_t slots_bytes = std::max<int64_t>(1, c.fold().classes() * c.row_filters() * element_bytes);
+  // A tile's rows of the GEMM should stay in L2.
+  int64_t products = c.fold().classes();
+  if (s.by_v) products = c.folded_axes & kV ? products / 2 * c.kernel[1] : products * c.kernel[1];
+  const int64_t slots_bytes = std::max<int64_t>(1, products * c.row_filters() * element_bytes);
   const int64_t most_points = std::clamp<int64_t>(l2_bytes / 4 / slots_bytes, 256, 512);
   s.tiling.width = symconv::cpu::width(c.output[2], most_points);
   // As many tiles as threads, or a multiple of that.

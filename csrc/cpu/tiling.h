@@ -57,6 +57,7 @@ Schedule schedule(const Convolution& convolution, const Unit& unit, int threads,
 // points as rows of the folded patch, or filters.
 struct WgradSchedule {
   bool column_lanes;
+  bool by_v;             // the taps along v are applied to grad_output, not to the input
   Tiling tiling;         // with columns in lanes, chunks of whole vectors of them
   int64_t piece_points;  // points that are folded and multiplied at once, at most
 };

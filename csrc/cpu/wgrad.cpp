@@ -2,10 +2,13 @@
 // the transpose of the weight fold.
 //
 // gu holds, for each parity class of the fold, the slot of every filter that reads it, so that a class is one
-// GEMM for all filters of a group, whatever their masks. A work item sums a share of the points for a share
-// of the columns, tile by tile: the slots of grad_output are prepared once; every chunk of columns is staged,
-// folded and multiplied. Shares of points are then added in order, so the result depends on the number of
-// threads but not on their timing.
+// GEMM for all filters of a group, whatever their masks. Where there are more columns than filters, the taps
+// along v are applied to gu instead of X: an element of gu is then the sum of the slots of the points that
+// the taps of a coefficient reach its point from, X is folded along the other axes only, and each of its
+// elements is multiplied with the rows of every coefficient along v. A work item sums a share of the points
+// for a share of the columns, tile by tile: the slots of grad_output are prepared once; every chunk of
+// columns is staged, folded and multiplied. Shares of points are then added in order, so the result depends
+// on the number of threads but not on their timing.
 //
 // Of the GEMM's result one side lies in the lanes of vectors (WgradSchedule):
 //   columns: X is folded as [point][coefficient][column], a piece of points that stays in L1 at a time;
@@ -27,7 +30,7 @@ namespace symconv::cpu {
 namespace {
 
 struct ThreadScratch {
-  Scratch staged, folded, channels, planes, slots, gradient_tiles, tiles, segments, calls;
+  Scratch staged, folded, channels, planes, slots, moved, gradient_tiles, tiles, segments, calls;
   std::vector<Move> moves;
   std::vector<int> ends;
   std::vector<uint32_t> masks;
@@ -37,6 +40,18 @@ struct ThreadScratch {
   Ahead gradient, source;  // of the tile that comes next
   std::vector<const void*> lines;
   std::vector<PointRun> slot_runs, all, sources, padding, points;  // all: a tile's points, next to each other
+};
+
+// Rows of gu, one of each filter, and the coefficients of the patch's fold that they are multiplied with:
+// `count` from `first` on, which are numbers `at` and further of a filter's sums.
+struct Product {
+  int64_t first, count, at;
+};
+
+// A tap along v whose points are added to a row of gu, with a sign.
+struct SignedTap {
+  int64_t v;
+  int sign;
 };
 
 // Vectors of filters, at most as many as a micro-tile has.
@@ -58,11 +73,18 @@ class Wgrad {
         lanes_(kernels_.lanes),
         schedule_(
             wgrad_schedule(c_, kernels_.lanes, kernels_.l2_bytes, sizeof(T), threads, matrix_ != nullptr)),
-        patch_(c_, schedule_.tiling, schedule_.column_lanes ? 1 : kernels_.lanes, sizeof(T)),
+        patch_(schedule_.by_v ? c_.without_v() : c_, schedule_.tiling,
+               schedule_.column_lanes ? 1 : kernels_.lanes, sizeof(T)),
+        fold_(c_.fold()),
         rows_(c_.row_filters()),
-        classes_(patch_.fold().classes()) {
+        classes_(fold_.classes()) {
+    plan_products();
     const int64_t line = 64 / sizeof(T);  // rows of odd numbers of lines: see Patch::plane_
-    points_ = (ceil_div(ceil_div(patch_.max_points(), lanes_) * lanes_, line) | 1) * line;
+    int64_t most_points = patch_.max_points();
+    if (schedule_.by_v) {  // and whole vectors from where an image's rows begin
+      most_points += (rows_above() + rows_below()) * schedule_.tiling.width + lanes_;
+    }
+    points_ = (ceil_div(ceil_div(most_points, lanes_) * lanes_, line) | 1) * line;
     row_lanes_ = (ceil_div(ceil_div(rows_, lanes_) * lanes_, line) | 1) * line;
     if (schedule_.column_lanes && rows_ < row_lanes_ / 2) row_lanes_ = rows_;  // no vectors of them are read
     const int64_t row_vectors = ceil_div(rows_, lanes_), panels = ceil_div(row_vectors, kernels_.vectors);
@@ -127,13 +149,48 @@ class Wgrad {
 
   int64_t chunk_lanes(const Chunk& chunk) const { return ceil_div(chunk.columns, lanes_) * lanes_; }
 
-  // The part of an operator of the GEMM that a tile's grad_output is: element (class, row, point) is at
-  // data[class * class_step + row * row_step + point * point_step].
+  // Of every class, or every class and coefficient along v; and where each coefficient of the whole fold is
+  // among a filter's sums.
+  void plan_products() {
+    const Fold& fold = patch_.fold();
+    positions_.resize(c_.taps());
+    int64_t at = 0;
+    for (int i = 0; i < fold.classes(); ++i) {
+      const int parity = fold.parity(i);
+      for (const int odd : {0, static_cast<int>(kV)}) {
+        if (odd && (!schedule_.by_v || !(fold_.axes & kV))) continue;
+        const int64_t coefficients = schedule_.by_v ? fold_.extent(parity | odd, 1) : 1;
+        for (int64_t v = 0; v < coefficients; ++v) {
+          products_.push_back({fold.first(parity), fold.count(parity), at});
+          if (schedule_.by_v) {
+            const bool paired = (fold_.axes & kV) && 2 * v != c_.kernel[1] - 1;
+            taps_.push_back({{v, 1}});
+            if (paired) taps_.back().push_back({c_.kernel[1] - 1 - v, odd ? -1 : 1});
+            slots_.push_back(subset_index(fold_.axes, parity | odd));
+          }
+          const int64_t h = fold_.extent(parity, 2);
+          for (int64_t k = 0; k < fold.count(parity); ++k) {
+            const int64_t index = schedule_.by_v ? (k / h * coefficients + v) * h + k % h : k;
+            positions_[fold_.first(parity | odd) + index] = at++;
+          }
+        }
+      }
+    }
+  }
+
+  // Rows of points that the taps along v are above and below a point of the source, where gu is made of them.
+  int64_t rows_above() const {
+    return schedule_.by_v ? std::max<int64_t>(0, c_.reach_v(c_.kernel[1] - 1)) : 0;
+  }
+  int64_t rows_below() const { return schedule_.by_v ? std::max<int64_t>(0, -c_.reach_v(0)) : 0; }
+
+  // Rows of the GEMM, or what they are made of: element (class, row, point) is at data[class * class_step +
+  // row * row_step + point * point_step].
   struct Gradient {
     T* data;
     int64_t class_step, row_step, point_step;
 
-    T* at(int cls, int64_t row, int64_t point) const {
+    T* at(int64_t cls, int64_t row, int64_t point) const {
       return data + cls * class_step + row * row_step + point * point_step;
     }
   };
@@ -146,10 +203,8 @@ class Wgrad {
     scratch.source.clear();
     if (!schedule_.column_lanes || c_.groups > 1 || next.first_row == next.last_row) return;
     int64_t panels = 0;
-    for (int p = 0; p < classes_; ++p) {
-      const int64_t vectors =
-          patch_.fold().count(patch_.fold().parity(p)) * schedule_.tiling.columns / lanes_;
-      panels += ceil_div(vectors, kernels_.vectors);
+    for (const Product& product : products_) {
+      panels += ceil_div(product.count * schedule_.tiling.columns / lanes_, kernels_.vectors);
     }
     panels *= static_cast<int64_t>(patch_.chunks().size()) / column_shares_ *
               ceil_div(patch_.points(tile), schedule_.piece_points);
@@ -174,7 +229,8 @@ class Wgrad {
   void add_tile(int64_t group, const Tile& tile, int64_t first_chunk, int64_t last_chunk,
                 const Tensor& grad_output, const Tensor& input, T* accumulators, bool accumulate,
                 ThreadScratch& scratch) const {
-    const Gradient gradient = prepare_slots(group, tile, grad_output, scratch);
+    const Gradient gradient = schedule_.by_v ? prepare_moved(group, tile, grad_output, scratch)
+                                             : prepare_slots(group, tile, grad_output, scratch);
     patch_.staging(tile, input, scratch.staging);
     if (schedule_.column_lanes) {
       plan_points(tile, scratch);
@@ -182,13 +238,17 @@ class Wgrad {
     } else {
       patch_.moves(tile, points_, scratch.moves, scratch.ends, scratch.masks);
     }
+    MatrixWork<T> work{};
+    int64_t pieces = 0;
     for (int64_t k = first_chunk; k < last_chunk; ++k) {
       if (schedule_.column_lanes) {
-        add_columns(group, tile, k, input, gradient, accumulators + before_[k], accumulate, scratch);
+        add_columns(group, tile, k, input, gradient, accumulators + before_[k], accumulate, work, pieces,
+                    scratch);
       } else {
         add_filters(group, tile, k, input, gradient, accumulators + before_[k], accumulate, scratch);
       }
     }
+    if (matrix_) matrix_->finish(work);
   }
 
   // A tile's points of a group's channels of grad_output, wherever they lie.
@@ -214,10 +274,59 @@ class Wgrad {
     const int64_t offset = group * c_.row_channels * grad_output.strides[1] * element_size(grad_output.dtype);
     const Source source{static_cast<const char*>(grad_output.data) + offset, grad_output.dtype,
                         grad_output.strides[1], grad_output.strides[4], scratch.slot_runs};
-    if (source.channel_stride == 1 && !source.planar() && narrow_blocks()) {
+    if (source.channel_stride == 1 && !source.planar() && (matrix_ || narrow_blocks())) {
       return slots_of(to_planes(source, scratch), scratch);
     }
     return slots_of(source, scratch);
+  }
+
+  // With the taps along v applied to gu: from the slots of the tile's rows and those that the taps reach, row
+  // by row of points, the rows of every product. Slots of rows that are in another image are left out.
+  Gradient prepare_moved(int64_t group, const Tile& tile, const Tensor& grad_output,
+                         ThreadScratch& scratch) const {
+    const Tile all{std::max<int64_t>(0, tile.first_row - rows_above()),
+                   std::min(c_.output_rows(), tile.last_row + rows_below()), tile.first, tile.last};
+    const Gradient slots = prepare_slots(group, all, grad_output, scratch);
+    const bool planar = slots.point_step == 1;
+    const int64_t step = planar ? points_ * rows_ : points_ * row_lanes_;
+    const Gradient moved{scratch.moved.get<T>(static_cast<int64_t>(products_.size()) * step), step,
+                         slots.row_step, slots.point_step};
+    const int64_t width = tile.width(), rows = c_.output[1];
+    for (int64_t first = tile.first_row; first < tile.last_row;) {
+      // Rows that the same taps reach: one at the edges of an image, all others together.
+      const auto reaches = [&](int64_t row, int64_t v) {
+        const int64_t y = row % rows - c_.reach_v(v);
+        return y >= 0 && y < rows;
+      };
+      const auto alike = [&](int64_t row) {
+        for (int64_t v = 0; v < c_.kernel[1]; ++v) {
+          if (reaches(row, v) != reaches(first, v)) return false;
+        }
+        return true;
+      };
+      int64_t last = first + 1;
+      while (last < tile.last_row && alike(last)) ++last;
+      const int64_t point = (first - tile.first_row) * width, count = (last - first) * width;
+      for (size_t i = 0; i < products_.size(); ++i) {
+        SignedRow<T> terms[2];
+        int terms_count = 0;
+        for (const SignedTap& tap : taps_[i]) {
+          if (!reaches(first, tap.v)) continue;
+          terms[terms_count++] = {slots.at(slots_[i], 0, (first - c_.reach_v(tap.v) - all.first_row) * width),
+                                  static_cast<T>(tap.sign)};
+        }
+        if (!planar) {
+          kernels_.add_rows(terms, terms_count, count * row_lanes_, moved.at(i, 0, point));
+          continue;
+        }
+        for (int64_t r = 0; r < rows_; ++r) {
+          kernels_.add_rows(terms, terms_count, count, moved.at(i, r, point));
+          for (int t = 0; t < terms_count; ++t) terms[t].data += slots.row_step;
+        }
+      }
+      first = last;
+    }
+    return moved;
   }
 
   Gradient slots_of(const Source& source, ThreadScratch& scratch) const {
@@ -262,7 +371,7 @@ class Wgrad {
             static_cast<const char*>(source.data) +
             block.channel(0, copy) * source.channel_stride * element_size(source.dtype);
       }
-      for (int i = 0; i < classes_; ++i) a.slot_of[i] = slot_of(block.mask, patch_.fold().parity(i));
+      for (int i = 0; i < classes_; ++i) a.slot_of[i] = slot_of(block.mask, fold_.parity(i));
       a.target = g.at(0, block.first, 0);
       kernels_.slots(source.dtype, a);
     }
@@ -326,8 +435,11 @@ class Wgrad {
     return planes;
   }
 
+  // `work`: of a matrix unit, what is left of the piece before, and afterwards of the last piece; `pieces`:
+  // how many there have been.
   void add_columns(int64_t group, const Tile& tile, int64_t k, const Tensor& input, const Gradient& gradient,
-                   T* accumulators, bool accumulate, ThreadScratch& scratch) const {
+                   T* accumulators, bool accumulate, MatrixWork<T>& work, int64_t& pieces,
+                   ThreadScratch& scratch) const {
     const Chunk& chunk = patch_.chunks()[k];
     const Block& block = c_.columns[chunk.block];
     const int64_t width = chunk_lanes(chunk), vectors = width / lanes_, plane = patch_.plane() * lanes_;
@@ -351,20 +463,16 @@ class Wgrad {
         kernels_.slots(input.dtype, s);
       }
     }
-    const int64_t row = c_.taps() * width;  // of the sums
-    const int64_t line = 64 / sizeof(T), point_row = (ceil_div(row, line) | 1) * line;
+    const int64_t row = c_.taps() * width, folded_row = patch_.coefficients() * width;  // of the sums, of X
+    const int64_t line = 64 / sizeof(T), point_row = (ceil_div(folded_row, line) | 1) * line;
+    const int64_t tile_vectors = folded_row / kTileRows;
     T* folded = scratch.folded.get<T>(schedule_.piece_points * point_row);
     const std::vector<TapSet>& sets = patch_.tap_sets(chunk);
     const int64_t points = patch_.points(tile);
     const void* lines[2 * Ahead::kMostLines];
     Aside<T> aside{nullptr, lines, 0};
-    T* tiles[2] = {};  // of this step and the next
-    MatrixWork<T> work{};
-    if (matrix_) {
-      const int64_t size = schedule_.piece_points / kTileDepth * (row / kTileRows) * kTileElements<T>;
-      tiles[0] = scratch.tiles.get<T>(2 * size);
-      tiles[1] = tiles[0] + size;
-    }
+    const int64_t size = schedule_.piece_points / kTileDepth * most_tile_vectors() * kTileElements<T>;
+    T* const buffers = matrix_ ? scratch.tiles.get<T>(2 * size) : nullptr;
     for (size_t i = 0; i < scratch.ends.size(); ++i) {
       const int64_t point = i * schedule_.piece_points;
       const int first = i == 0 ? 0 : scratch.ends[i - 1];
@@ -375,22 +483,23 @@ class Wgrad {
       }
       const int64_t depth = std::min(schedule_.piece_points, points - point);
       if (matrix_) {
+        T* const tiles = buffers + pieces++ % 2 * size;
         for (int64_t k = 0; k < depth; k += kTileDepth) {
           matrix_->split_points(static_cast<int>(std::min<int64_t>(kTileDepth, depth - k)),
-                                static_cast<int>(row / kTileRows), folded + k * point_row, point_row,
-                                tiles[i % 2] + k / kTileDepth * (row / kTileRows) * kTileElements<T>, work);
+                                static_cast<int>(tile_vectors), folded + k * point_row, point_row,
+                                tiles + k / kTileDepth * tile_vectors * kTileElements<T>, work);
         }
         matrix_->finish(work);
-        work = plan_work(i, depth, width, row, tiles[i % 2], accumulators, accumulate || i > 0, scratch);
+        work = plan_work(i, depth, width, tile_vectors, tiles, accumulators, accumulate || i > 0, scratch);
         continue;
       }
-      for (int p = 0; p < classes_; ++p) {
-        const int parity = patch_.fold().parity(p);
-        const int64_t n = patch_.fold().count(parity) * vectors, at = patch_.fold().first(parity) * width;
+      for (size_t p = 0; p < products_.size(); ++p) {
+        const Product& product = products_[p];
+        const int64_t n = product.count * vectors;
         const int64_t panels = ceil_div(n, kernels_.vectors), tiles = ceil_div(rows_, kernels_.rows);
         for (int64_t j = 0; j < panels; ++j) {
-          const int64_t v = part(n, panels, j), lane = at + v * lanes_;
-          const Segment<T> segment{folded + lane, depth};
+          const int64_t v = part(n, panels, j), lane = product.at * width + v * lanes_;
+          const Segment<T> segment{folded + product.first * width + v * lanes_, depth};
           aside.line_count = scratch.gradient.take(lines);
           aside.line_count += scratch.source.take(lines + aside.line_count);
           for (int64_t t = 0; t < tiles; ++t) {
@@ -404,18 +513,25 @@ class Wgrad {
         }
       }
     }
-    if (matrix_) matrix_->finish(work);
   }
 
-  // The tiles of A of a tile's grad_output: [piece of points][class][panel of rows][depth].
+  // Vectors of columns of the folded rows of the largest chunk.
+  int64_t most_tile_vectors() const {
+    int64_t most = 0;
+    for (const Chunk& chunk : patch_.chunks()) most = std::max(most, chunk_lanes(chunk));
+    return patch_.coefficients() * most / kTileRows;
+  }
+
+  // The tiles of A of a tile's grad_output: [piece of points][product][panel of rows][depth].
   void split_gradient(const Tile& tile, const Gradient& gradient, ThreadScratch& scratch) const {
     const int64_t points = patch_.points(tile), panels = ceil_div(rows_, kTileRows);
+    const int64_t products = static_cast<int64_t>(products_.size());
     T* to = scratch.gradient_tiles.get<T>(
-        classes_ * panels * (points / kTileDepth + ceil_div(points, schedule_.piece_points) + 1) *
+        products * panels * (points / kTileDepth + ceil_div(points, schedule_.piece_points) + 1) *
         kTileElements<T>);
     for (int64_t point = 0; point < points; point += schedule_.piece_points) {
       const int64_t k = std::min(schedule_.piece_points, points - point);
-      for (int p = 0; p < classes_; ++p) {
+      for (int64_t p = 0; p < products; ++p) {
         for (int64_t r = 0; r < rows_; r += kTileRows, to += ceil_div(k, kTileDepth) * kTileElements<T>) {
           matrix_->split_rows(static_cast<int>(std::min<int64_t>(kTileRows, rows_ - r)), k,
                               gradient.at(p, r, point), gradient.row_step, gradient.point_step, to);
@@ -424,40 +540,39 @@ class Wgrad {
     }
   }
 
-  // The products of piece `piece` of `points` points, whose folded rows of `row` columns are split, with all
-  // rows of grad_output.
+  // The products of piece `piece` of `points` points, whose folded rows of `row` vectors of columns are
+  // split, with all rows of grad_output.
   MatrixWork<T> plan_work(size_t piece, int64_t points, int64_t width, int64_t row, const T* tiles,
                           T* accumulators, bool accumulate, ThreadScratch& scratch) const {
     const int64_t depth = ceil_div(points, kTileDepth), panels = ceil_div(rows_, kTileRows);
-    const int64_t most = row / kTileRows;  // vectors of columns
+    const int64_t sums = c_.taps() * width, most = sums / kTileRows;  // vectors of the sums of a row
     MatrixCall<T>* const calls = scratch.calls.get<MatrixCall<T>>(most * panels);
     MatrixCall<T>* end = calls;
     Segment<T>* segment = scratch.segments.get<Segment<T>>(most);
-    const T* a = scratch.gradient_tiles.get<T>(0) + static_cast<int64_t>(piece) * classes_ * panels *
+    const T* a = scratch.gradient_tiles.get<T>(0) + static_cast<int64_t>(piece * products_.size()) * panels *
                                                         (schedule_.piece_points / kTileDepth) *
                                                         kTileElements<T>;
-    for (int p = 0; p < classes_; ++p, a += panels * depth * kTileElements<T>) {
-      const int parity = patch_.fold().parity(p);
-      const int64_t n = patch_.fold().count(parity) * width / kTileRows,
-                    at = patch_.fold().first(parity) * width / kTileRows;
+    for (const Product& product : products_) {
+      const int64_t n = product.count * width / kTileRows, at = product.at * width / kTileRows;
       for (int64_t v = 0; v < n; v += matrix_->vectors, ++segment) {
-        *segment = {tiles + (at + v) * kTileElements<T>, depth};
+        *segment = {tiles + (product.first * width / kTileRows + v) * kTileElements<T>, depth};
         for (int64_t t = 0; t < panels; ++t) {
           *end++ = {static_cast<int>(std::min<int64_t>(kTileRows, rows_ - t * kTileRows)),
                     static_cast<int>(std::min<int64_t>(matrix_->vectors, n - v)),
                     a + t * depth * kTileElements<T>,
                     segment,
                     1,
-                    accumulators + t * kTileRows * row + (at + v) * kTileRows,
+                    accumulators + t * kTileRows * sums + (at + v) * kTileRows,
                     accumulate};
         }
       }
+      a += panels * depth * kTileElements<T>;
     }
     MatrixWork<T> work{};
     work.call = calls;
     work.end = end;
-    work.b_row = most * kTileElements<T>;
-    work.c_row = row;
+    work.b_row = row * kTileElements<T>;
+    work.c_row = sums;
     scratch.lines.resize(2 * Ahead::kMostLines * static_cast<size_t>(most));
     for (int64_t i = 0; i < most; ++i) {
       work.line_count += scratch.gradient.take(scratch.lines.data() + work.line_count);
@@ -466,7 +581,7 @@ class Wgrad {
     work.lines = scratch.lines.data();
     // Three for each two vectors that are split meanwhile.
     work.interval = std::max<int64_t>(
-        1, schedule_.piece_points * most * 3 / 2 / std::max<int64_t>(1, (end - calls) * depth));
+        1, schedule_.piece_points * row * 3 / 2 / std::max<int64_t>(1, most * panels * depth));
     return work;
   }
 
@@ -515,9 +630,7 @@ class Wgrad {
     for (int d = 0; d < kAxes; ++d) {
       for (int64_t t = 0; t < c_.kernel[d]; ++t) offsets[d].push_back(t * grad_weight.strides[2 + d]);
     }
-    std::vector<int64_t> position(c_.taps());
-    for (int64_t k = 0; k < c_.taps(); ++k) position[k] = k;
-    const std::vector<TapSet> sets = tap_sets(patch_.fold(), 0, offsets, position);
+    const std::vector<TapSet> sets = tap_sets(fold_, 0, offsets, positions_);
     const int64_t row = group * rows_, column = c_.columns[chunk.block].first + chunk.first;
     const int64_t row_stride = grad_weight.strides[0], column_stride = grad_weight.strides[1];
     const T* sums = accumulators + before_[chunk_index];
@@ -564,13 +677,18 @@ class Wgrad {
   int64_t lanes_;
   WgradSchedule schedule_;
   Patch patch_;
-  int64_t rows_;                   // filters of a group
-  int classes_;                    // of the fold
-  std::vector<LanePanel> panels_;  // with filters in the lanes
-  int64_t points_;                 // of a tile, rounded up
-  int64_t row_lanes_;              // filters, rounded up
-  std::vector<int64_t> before_;    // sums before each chunk
-  int64_t share_ = 0;              // sums of a group's share of points
+  Fold fold_;     // of all taps
+  int64_t rows_;  // filters of a group
+  int classes_;   // of the fold
+  std::vector<Product> products_;
+  std::vector<int64_t> positions_;            // of each coefficient of the fold, among a filter's sums
+  std::vector<int> slots_;                    // by_v: the class whose slots are added up for each product,
+  std::vector<std::vector<SignedTap>> taps_;  // and the taps that reach them
+  std::vector<LanePanel> panels_;             // with filters in the lanes
+  int64_t points_;                            // of a tile, rounded up
+  int64_t row_lanes_;                         // filters, rounded up
+  std::vector<int64_t> before_;               // sums before each chunk
+  int64_t share_ = 0;                         // sums of a group's share of points
   int64_t column_shares_ = 1, point_shares_ = 1;
 };
 

@@ -79,6 +79,13 @@ SYMCONV_INLINE void put(char* to, const Parts& p) {
 void split_rows(int m, int64_t k, const float* a, int64_t a_row, int64_t a_col, float* tiles) {
   char* tile = reinterpret_cast<char*>(tiles);
   for (int64_t j = 0; j < k; j += kTileDepth, tile += kTile) {
+    if (a_col == 1 && m == kTileRows && k - j >= kTileDepth) {  // a whole tile as it is
+      for (int i = 0; i < kTileRows; ++i) {
+        const float* from = a + i * a_row + j;
+        put(tile + 64 * i, split(_mm512_loadu_ps(from), _mm512_loadu_ps(from + 16)));
+      }
+      continue;
+    }
     Vector<float> rows[2][kTileRows];
     for (int half = 0; half < 2; ++half) {
       const int64_t first = j + half * 16;
@@ -153,20 +160,27 @@ SYMCONV_INLINE void store_sums(const MatrixCall<float>& call, int64_t c_row,
   }
 }
 
-// The products of the next tile of A.
+// The products of the next tile of A with its next vector: more at once would keep what is done on the side
+// from being done meanwhile.
 template <int... V>
-SYMCONV_INLINE void multiply_tile(MatrixWork<float>& w, std::integer_sequence<int, V...> vectors) {
-  constexpr int kLinesAtOnce = 4;
+SYMCONV_INLINE void multiply_vector(MatrixWork<float>& w, std::integer_sequence<int, V...> vectors) {
+  constexpr int kLinesAtOnce = 2;
   const MatrixCall<float>& call = *w.call;
-  if (w.tile == 0) (tile_zero<V>(), ...);
-  const char* a = reinterpret_cast<const char*>(call.a) + w.tile * kTile;
   const Segment<float>& segment = call.segments[w.segment];
   const char* b = reinterpret_cast<const char*>(segment.b + w.k * w.b_row);
   for (int i = 0; i < kLinesAtOnce && w.line_count > 0; ++i, --w.line_count) ask_for(*w.lines++);
-  tile_load<4>(a);
-  tile_load<5>(a + kPart);
-  tile_load<6>(a + 2 * kPart);
-  (add_products<V>(b + V * kTile), ...);
+  if (w.vector == 0) {
+    if (w.tile == 0) (tile_zero<V>(), ...);
+    const char* a = reinterpret_cast<const char*>(call.a) + w.tile * kTile;
+    tile_load<4>(a);
+    tile_load<5>(a + kPart);
+    tile_load<6>(a + 2 * kPart);
+    add_products<0>(b);
+  } else {
+    add_products<1>(b + kTile);
+  }
+  if (++w.vector < call.vectors) return;
+  w.vector = 0;
   ++w.tile;
   if (++w.k < segment.k) return;
   w.k = 0;
@@ -178,17 +192,17 @@ SYMCONV_INLINE void multiply_tile(MatrixWork<float>& w, std::integer_sequence<in
 }
 
 template <int V>
-__attribute__((noinline)) void multiply_tile(MatrixWork<float>& w) {
-  multiply_tile(w, std::make_integer_sequence<int, V>{});
+__attribute__((noinline)) void multiply_vector(MatrixWork<float>& w) {
+  multiply_vector(w, std::make_integer_sequence<int, V>{});
 }
 
-void multiply_tile(MatrixWork<float>& w) {
+void multiply_vector(MatrixWork<float>& w) {
   if (w.call == w.end) return;
-  w.call->vectors == kVectors ? multiply_tile<kVectors>(w) : multiply_tile<1>(w);
+  w.call->vectors == kVectors ? multiply_vector<kVectors>(w) : multiply_vector<1>(w);
 }
 
 void finish(MatrixWork<float>& w) {
-  while (w.call != w.end) multiply_tile(w);
+  while (w.call != w.end) multiply_vector(w);
   for (; w.line_count > 0; --w.line_count) ask_for(*w.lines++);
 }
 
@@ -201,7 +215,7 @@ class Aside {
     left_ -= vectors;
     if (left_ <= 0) {
       left_ += work_.interval;
-      multiply_tile(work_);
+      multiply_vector(work_);
     }
   }
 
