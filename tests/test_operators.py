@@ -67,9 +67,9 @@ def test_native_matches_the_oracle(p: Problem, dtype: torch.dtype, operator: str
 
 @pytest.mark.usefixtures("native", "threads")
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("operator", ["fprop", "dgrad"])
+@pytest.mark.parametrize("operator", ["fprop", "dgrad", "wgrad"])
 @pytest.mark.parametrize("p", STRIPS, ids=name)
-def test_taps_along_v_on_the_products(p: Problem, operator: str, layout: str) -> None:
+def test_taps_along_v_out_of_the_patch(p: Problem, operator: str, layout: str) -> None:
     p = dataclasses.replace(p, layout=layout)
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
         case = oracle.case(p, dtype)

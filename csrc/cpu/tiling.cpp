@@ -309,25 +309,29 @@ Schedule schedule(const Convolution& c, const Unit& unit, int threads, bool pack
 
 namespace {
 
-// Whether wgrad can apply the taps along v to grad_output: a tile's rows of points are those of the source.
+// Whether wgrad can apply the taps along v to grad_output: a tile's rows of points are those of the source,
+// and those that are needed above and below are not many.
 bool wgrad_can_take_v_last(const Convolution& c) {
-  return can_take_v_last(c) && c.stride[1] == 1 && c.output[1] == c.source[1];
+  constexpr int64_t kMostReach = 256;
+  return can_take_v_last(c) && c.stride[1] == 1 && c.output[1] == c.source[1] && reach_of_v(c) <= kMostReach;
 }
 
-// Whether it does. The rows of its GEMM are then as many as the taps along v need, or half as many more as
-// otherwise if they are folded, and columns are folded less: with vectors that pays off for few rows of which
-// the taps are folded, on a matrix unit where there would not be rows enough.
+// Whether it does. The rows of its GEMM are then as many as the taps along v need, half as many more than
+// otherwise if those are folded, and columns are folded less. With vectors that pays off for few rows of
+// which the taps are folded, on a matrix unit where there would not be rows enough.
 bool wgrad_takes_v_last(const Convolution& c, bool matrix) {
-  constexpr int64_t kMostRows = 64;
-  return wgrad_can_take_v_last(c) &&
-         (matrix ? c.row_filters() < kLeastUses : (c.folded_axes & kV) != 0 && c.row_filters() <= kMostRows);
+  constexpr int64_t kFewRows = 64;
+  if (!wgrad_can_take_v_last(c)) return false;
+  const int64_t rows = c.row_filters();
+  const bool folded = (c.folded_axes & kV) != 0;
+  return matrix ? rows < kLeastUses && (folded || rows >= kFewRows) : rows <= kFewRows && folded;
 }
 
 }  // namespace
 
 bool wgrad_takes_matrix(const Convolution& c, int threads) {
   constexpr double kLeastProducts = 32e6;
-  const int64_t rows = c.row_filters(), uses = rows * (wgrad_can_take_v_last(c) ? c.kernel[1] : 1);
+  const int64_t rows = c.row_filters(), uses = rows * (wgrad_takes_v_last(c, true) ? c.kernel[1] : 1);
   bool whole_columns = true;
   for (const Block& b : c.columns) whole_columns = whole_columns && b.orbits % kTileRows == 0;
   const double products = static_cast<double>(c.groups * rows * c.column_filters() * c.taps()) *

@@ -4,11 +4,11 @@
 // kPiecePlanes of a piece), the folded panel of a piece (5 times the L1 of kernels.h, or kPieceColumns
 // columns), and the accumulators of a tile (half of the L2 of kernels.h, or a panel). wgrad holds folded
 // points instead (a quarter of the L2, or 16 points; with filters in the lanes half of it, or one column),
-// the slots of a tile's grad_output, and for every share of the points one set of sums as large as the
-// reduced weight. For a matrix unit there are two buffers of tiles besides (for two L1 each, or kTileDepth
-// columns, as often as there are taps along v where these are in the patch after all), and in wgrad
-// grad_output's tiles and those of 128 points. Where folds_weights_in_tiles, the packed weights of a chunk
-// come on top.
+// the slots of a tile's grad_output and of the rows that taps along v reach, and for every share of the
+// points one set of sums as large as the reduced weight. For a matrix unit there are two buffers of tiles
+// besides (for two L1 each, or kTileDepth columns, as often as there are taps along v where these are in the
+// patch after all), and in wgrad grad_output's tiles and those of 128 points. Where folds_weights_in_tiles,
+// the packed weights of a chunk come on top.
 #pragma once
 
 #include <cstdint>

@@ -79,18 +79,23 @@ SYMCONV_INLINE void put(char* to, const Parts& p) {
 void split_rows(int m, int64_t k, const float* a, int64_t a_row, int64_t a_col, float* tiles) {
   char* tile = reinterpret_cast<char*>(tiles);
   for (int64_t j = 0; j < k; j += kTileDepth, tile += kTile) {
-    if (a_col == 1 && m == kTileRows && k - j >= kTileDepth) {  // a whole tile as it is
+    Vector<float> rows[2][kTileRows];
+    const bool whole = m == kTileRows && k - j >= kTileDepth;
+    if (whole && a_col == 1) {
       for (int i = 0; i < kTileRows; ++i) {
         const float* from = a + i * a_row + j;
         put(tile + 64 * i, split(_mm512_loadu_ps(from), _mm512_loadu_ps(from + 16)));
       }
       continue;
     }
-    Vector<float> rows[2][kTileRows];
     for (int half = 0; half < 2; ++half) {
       const int64_t first = j + half * 16;
-      const int left = static_cast<int>(k - first < 0 ? 0 : k - first < 16 ? k - first : 16);
       const float* from = a + first * a_col;
+      if (whole) {
+        load_transposed<float>([&](int r) { return from + r * a_col; }, rows[half]);
+        continue;
+      }
+      const int left = static_cast<int>(k - first < 0 ? 0 : k - first < 16 ? k - first : 16);
       const auto load_some = [](const float* p, int count) {
         return count == 16 ? load<float>(p) : load_partial<float>(p, count);
       };
