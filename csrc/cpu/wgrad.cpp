@@ -1,25 +1,23 @@
 // wgrad's loops: gW[row][column][k] = sum over points of gu[row, class of k][point] X[k][column][point], then
 // the transpose of the weight fold.
 //
-// gu holds, for each parity class of the fold, the slot of every filter that reads it, so that a class is one
-// GEMM for all filters of a group, whatever their masks. Where there are more columns than filters, the taps
-// along v are applied to gu instead of X: an element of gu is then the sum of the slots of the points that
-// the taps of a coefficient reach its point from, X is folded along the other axes only, and each of its
-// elements is multiplied with the rows of every coefficient along v. A work item sums a share of the points
-// for a share of the columns, tile by tile: the slots of grad_output are prepared once; every chunk of
+// gu are the rows that grad_output gives (gradient_rows.h): for each parity class of the fold the slot of
+// every filter, so that a class is one GEMM for all filters of a group, whatever their masks. A work item
+// sums a share of the points for a share of the columns, tile by tile: gu is prepared once; every chunk of
 // columns is staged, folded and multiplied. Shares of points are then added in order, so the result depends
 // on the number of threads but not on their timing.
 //
 // Of the GEMM's result one side lies in the lanes of vectors (WgradSchedule):
-//   columns: X is folded as [point][coefficient][column], a piece of points that stays in L1 at a time;
-//   points
-//            are rows, so no lane is lost where lines are short;
-//   filters: X is folded as [coefficient][column][point], a tile at a time; for layers with few columns.
+//   columns  X is folded as [point][coefficient][column], a piece of points that stays in L1 at a time.
+//   Points
+//            are rows, so no lane is lost where lines are short.
+//   filters  X is folded as [coefficient][column][point], a tile at a time; for layers with few columns.
 #include "wgrad.h"
 
 #include <algorithm>
 
 #include "ahead.h"
+#include "gradient_rows.h"
 #include "kernels.h"
 #include "patch.h"
 #include "recent.h"
@@ -30,28 +28,16 @@ namespace symconv::cpu {
 namespace {
 
 struct ThreadScratch {
-  Scratch staged, folded, channels, planes, slots, moved, gradient_tiles, tiles, segments, calls;
+  GradientBuffers rows;
+  Scratch staged, folded, gradient_tiles, tiles, segments, calls;
   std::vector<Move> moves;
   std::vector<int> ends;
   std::vector<uint32_t> masks;
-  std::vector<OutputRun> outputs;
   std::vector<StagedRun> staging;
   std::vector<OutputRun> next;
   Ahead gradient, source;  // of the tile that comes next
   std::vector<const void*> lines;
-  std::vector<PointRun> slot_runs, all, sources, padding, points;  // all: a tile's points, next to each other
-};
-
-// Rows of gu, one of each filter, and the coefficients of the patch's fold that they are multiplied with:
-// `count` from `first` on, which are numbers `at` and further of a filter's sums.
-struct Product {
-  int64_t first, count, at;
-};
-
-// A tap along v whose points are added to a row of gu, with a sign.
-struct SignedTap {
-  int64_t v;
-  int sign;
+  std::vector<PointRun> sources, padding, points;
 };
 
 // Vectors of filters, at most as many as a micro-tile has.
@@ -75,18 +61,9 @@ class Wgrad {
             wgrad_schedule(c_, kernels_.lanes, kernels_.l2_bytes, sizeof(T), threads, matrix_ != nullptr)),
         patch_(schedule_.by_v ? c_.without_v() : c_, schedule_.tiling,
                schedule_.column_lanes ? 1 : kernels_.lanes, sizeof(T)),
-        fold_(c_.fold()),
-        rows_(c_.row_filters()),
-        classes_(fold_.classes()) {
-    plan_products();
-    const int64_t line = 64 / sizeof(T);  // rows of odd numbers of lines: see Patch::plane_
-    int64_t most_points = patch_.max_points();
-    if (schedule_.by_v) {  // and whole vectors from where an image's rows begin
-      most_points += (rows_above() + rows_below()) * schedule_.tiling.width + lanes_;
-    }
-    points_ = (ceil_div(ceil_div(most_points, lanes_) * lanes_, line) | 1) * line;
-    row_lanes_ = (ceil_div(ceil_div(rows_, lanes_) * lanes_, line) | 1) * line;
-    if (schedule_.column_lanes && rows_ < row_lanes_ / 2) row_lanes_ = rows_;  // no vectors of them are read
+        gradient_(c_, patch_, schedule_, kernels_),
+        points_(gradient_.points()),
+        rows_(c_.row_filters()) {
     const int64_t row_vectors = ceil_div(rows_, lanes_), panels = ceil_div(row_vectors, kernels_.vectors);
     for (int64_t i = 0; i < panels && !schedule_.column_lanes; ++i) {
       const int64_t first = part(row_vectors, panels, i);
@@ -145,55 +122,9 @@ class Wgrad {
   }
 
  private:
-  static constexpr DType kComputed = sizeof(T) == 8 ? DType::kFloat64 : DType::kFloat32;
+  using Rows = typename GradientRows<T>::Rows;
 
   int64_t chunk_lanes(const Chunk& chunk) const { return ceil_div(chunk.columns, lanes_) * lanes_; }
-
-  // Of every class, or every class and coefficient along v; and where each coefficient of the whole fold is
-  // among a filter's sums.
-  void plan_products() {
-    const Fold& fold = patch_.fold();
-    positions_.resize(c_.taps());
-    int64_t at = 0;
-    for (int i = 0; i < fold.classes(); ++i) {
-      const int parity = fold.parity(i);
-      for (const int odd : {0, static_cast<int>(kV)}) {
-        if (odd && (!schedule_.by_v || !(fold_.axes & kV))) continue;
-        const int64_t coefficients = schedule_.by_v ? fold_.extent(parity | odd, 1) : 1;
-        for (int64_t v = 0; v < coefficients; ++v) {
-          products_.push_back({fold.first(parity), fold.count(parity), at});
-          if (schedule_.by_v) {
-            const bool paired = (fold_.axes & kV) && 2 * v != c_.kernel[1] - 1;
-            taps_.push_back({{v, 1}});
-            if (paired) taps_.back().push_back({c_.kernel[1] - 1 - v, odd ? -1 : 1});
-            slots_.push_back(subset_index(fold_.axes, parity | odd));
-          }
-          const int64_t h = fold_.extent(parity, 2);
-          for (int64_t k = 0; k < fold.count(parity); ++k) {
-            const int64_t index = schedule_.by_v ? (k / h * coefficients + v) * h + k % h : k;
-            positions_[fold_.first(parity | odd) + index] = at++;
-          }
-        }
-      }
-    }
-  }
-
-  // Rows of points that the taps along v are above and below a point of the source, where gu is made of them.
-  int64_t rows_above() const {
-    return schedule_.by_v ? std::max<int64_t>(0, c_.reach_v(c_.kernel[1] - 1)) : 0;
-  }
-  int64_t rows_below() const { return schedule_.by_v ? std::max<int64_t>(0, -c_.reach_v(0)) : 0; }
-
-  // Rows of the GEMM, or what they are made of: element (class, row, point) is at data[class * class_step +
-  // row * row_step + point * point_step].
-  struct Gradient {
-    T* data;
-    int64_t class_step, row_step, point_step;
-
-    T* at(int64_t cls, int64_t row, int64_t point) const {
-      return data + cls * class_step + row * row_step + point * point_step;
-    }
-  };
 
   // Plans what the GEMM of a tile asks for on the side: what the next one reads, where points are rows of
   // channels. Planes are read in long runs, which the processor sees by itself.
@@ -203,7 +134,7 @@ class Wgrad {
     scratch.source.clear();
     if (!schedule_.column_lanes || c_.groups > 1 || next.first_row == next.last_row) return;
     int64_t panels = 0;
-    for (const Product& product : products_) {
+    for (const Product& product : gradient_.products()) {
       panels += ceil_div(product.count * schedule_.tiling.columns / lanes_, kernels_.vectors);
     }
     panels *= static_cast<int64_t>(patch_.chunks().size()) / column_shares_ *
@@ -229,8 +160,7 @@ class Wgrad {
   void add_tile(int64_t group, const Tile& tile, int64_t first_chunk, int64_t last_chunk,
                 const Tensor& grad_output, const Tensor& input, T* accumulators, bool accumulate,
                 ThreadScratch& scratch) const {
-    const Gradient gradient = schedule_.by_v ? prepare_moved(group, tile, grad_output, scratch)
-                                             : prepare_slots(group, tile, grad_output, scratch);
+    const Rows gradient = gradient_.prepare(group, tile, grad_output, scratch.rows);
     patch_.staging(tile, input, scratch.staging);
     if (schedule_.column_lanes) {
       plan_points(tile, scratch);
@@ -251,151 +181,7 @@ class Wgrad {
     if (matrix_) matrix_->finish(work);
   }
 
-  // A tile's points of a group's channels of grad_output, wherever they lie.
-  struct Source {
-    const void* data;
-    DType dtype;
-    int64_t channel_stride, point_stride;
-    const std::vector<PointRun>& runs;
-
-    bool planar() const { return point_stride == 1 && channel_stride != 1; }
-  };
-
-  // The slots of a tile's grad_output, of every class. They keep the order of points and channels that they
-  // have, unless filters are in the lanes.
-  Gradient prepare_slots(int64_t group, const Tile& tile, const Tensor& grad_output,
-                         ThreadScratch& scratch) const {
-    const int64_t tile_points = patch_.points(tile);
-    patch_.runs(tile, 0, tile_points, grad_output, scratch.outputs);
-    scratch.slot_runs.clear();
-    for (const OutputRun& run : scratch.outputs)
-      scratch.slot_runs.push_back({run.offset, run.point, run.count});
-    scratch.all.assign(1, {0, 0, tile_points});
-    const int64_t offset = group * c_.row_channels * grad_output.strides[1] * element_size(grad_output.dtype);
-    const Source source{static_cast<const char*>(grad_output.data) + offset, grad_output.dtype,
-                        grad_output.strides[1], grad_output.strides[4], scratch.slot_runs};
-    if (source.channel_stride == 1 && !source.planar() && (matrix_ || narrow_blocks())) {
-      return slots_of(to_planes(source, scratch), scratch);
-    }
-    return slots_of(source, scratch);
-  }
-
-  // With the taps along v applied to gu: from the slots of the tile's rows and those that the taps reach, row
-  // by row of points, the rows of every product. Slots of rows that are in another image are left out.
-  Gradient prepare_moved(int64_t group, const Tile& tile, const Tensor& grad_output,
-                         ThreadScratch& scratch) const {
-    const Tile all{std::max<int64_t>(0, tile.first_row - rows_above()),
-                   std::min(c_.output_rows(), tile.last_row + rows_below()), tile.first, tile.last};
-    const Gradient slots = prepare_slots(group, all, grad_output, scratch);
-    const bool planar = slots.point_step == 1;
-    const int64_t step = planar ? points_ * rows_ : points_ * row_lanes_;
-    const Gradient moved{scratch.moved.get<T>(static_cast<int64_t>(products_.size()) * step), step,
-                         slots.row_step, slots.point_step};
-    const int64_t width = tile.width(), rows = c_.output[1];
-    for (int64_t first = tile.first_row; first < tile.last_row;) {
-      // Rows that the same taps reach: one at the edges of an image, all others together.
-      const auto reaches = [&](int64_t row, int64_t v) {
-        const int64_t y = row % rows - c_.reach_v(v);
-        return y >= 0 && y < rows;
-      };
-      const auto alike = [&](int64_t row) {
-        for (int64_t v = 0; v < c_.kernel[1]; ++v) {
-          if (reaches(row, v) != reaches(first, v)) return false;
-        }
-        return true;
-      };
-      int64_t last = first + 1;
-      while (last < tile.last_row && alike(last)) ++last;
-      const int64_t point = (first - tile.first_row) * width, count = (last - first) * width;
-      for (size_t i = 0; i < products_.size(); ++i) {
-        SignedRow<T> terms[2];
-        int terms_count = 0;
-        for (const SignedTap& tap : taps_[i]) {
-          if (!reaches(first, tap.v)) continue;
-          terms[terms_count++] = {slots.at(slots_[i], 0, (first - c_.reach_v(tap.v) - all.first_row) * width),
-                                  static_cast<T>(tap.sign)};
-        }
-        if (!planar) {
-          kernels_.add_rows(terms, terms_count, count * row_lanes_, moved.at(i, 0, point));
-          continue;
-        }
-        for (int64_t r = 0; r < rows_; ++r) {
-          kernels_.add_rows(terms, terms_count, count, moved.at(i, r, point));
-          for (int t = 0; t < terms_count; ++t) terms[t].data += slots.row_step;
-        }
-      }
-      first = last;
-    }
-    return moved;
-  }
-
-  Gradient slots_of(const Source& source, ThreadScratch& scratch) const {
-    const bool planar = source.planar(), by_points = !planar || !schedule_.column_lanes;
-    const Gradient planes{scratch.planes.get<T>(planar ? classes_ * rows_ * points_ : 0), rows_ * points_,
-                          points_, 1};
-    const Gradient points{scratch.slots.get<T>(by_points ? classes_ * points_ * row_lanes_ : 0),
-                          points_ * row_lanes_, 1, row_lanes_};
-    add_slots(source, planar ? planes : points);
-    if (planar && by_points) {
-      SlotsArguments<T> a{};
-      a.slots = a.classes = a.run_count = 1;
-      a.orbit_stride = planes.row_step;
-      a.point_stride = a.orbit_step = 1;
-      a.orbits = rows_;
-      a.runs = scratch.all.data();
-      a.point_step = points.point_step;
-      for (int i = 0; i < classes_; ++i) {
-        a.source[0] = planes.at(i, 0, 0);
-        a.target = points.at(i, 0, 0);
-        kernels_.slots(kComputed, a);
-      }
-    }
-    return by_points ? points : planes;
-  }
-
-  void add_slots(const Source& source, const Gradient& g) const {
-    SlotsArguments<T> a{};
-    a.orbit_stride = source.channel_stride;
-    a.point_stride = source.point_stride;
-    a.runs = source.runs.data();
-    a.run_count = static_cast<int>(source.runs.size());
-    a.classes = classes_;
-    a.class_step = g.class_step;
-    a.orbit_step = g.row_step;
-    a.point_step = g.point_step;
-    for (const Block& block : c_.rows) {
-      a.slots = block.size();
-      a.orbits = block.orbits;
-      for (int copy = 0; copy < block.size(); ++copy) {
-        a.source[subset_index(block.mask, reflection(block.mask, copy))] =
-            static_cast<const char*>(source.data) +
-            block.channel(0, copy) * source.channel_stride * element_size(source.dtype);
-      }
-      for (int i = 0; i < classes_; ++i) a.slot_of[i] = slot_of(block.mask, fold_.parity(i));
-      a.target = g.at(0, block.first, 0);
-      kernels_.slots(source.dtype, a);
-    }
-  }
-
-  // Whether vectors of the orbits of one block are mostly empty, so that channels_last tensors are transposed
-  // as a whole first.
-  bool narrow_blocks() const {
-    int64_t vectors = 0;
-    for (const Block& block : c_.rows) vectors += block.size() * ceil_div(block.orbits, lanes_);
-    return vectors >= 2 * ceil_div(c_.row_channels, lanes_);
-  }
-
-  // Channels last to planes, with room for the whole vectors that stage writes.
-  Source to_planes(const Source& source, ThreadScratch& scratch) const {
-    const int64_t plane = points_ + 128 / sizeof(T);
-    T* target = scratch.channels.get<T>(c_.row_channels * plane);
-    for (const PointRun& run : source.runs) {
-      kernels_.stage(source.dtype,
-                     static_cast<const char*>(source.data) + run.source * element_size(source.dtype), 1,
-                     source.point_stride, c_.row_channels, run.count, target + run.target, plane);
-    }
-    return {target, kComputed, plane, 1, scratch.all};
-  }
+  int64_t products() const { return static_cast<int64_t>(gradient_.products().size()); }
 
   // What to stage and to fold for a tile with columns in the lanes, and the padding, which is the same for
   // all chunks.
@@ -437,7 +223,7 @@ class Wgrad {
 
   // `work`: of a matrix unit, what is left of the piece before, and afterwards of the last piece; `pieces`:
   // how many there have been.
-  void add_columns(int64_t group, const Tile& tile, int64_t k, const Tensor& input, const Gradient& gradient,
+  void add_columns(int64_t group, const Tile& tile, int64_t k, const Tensor& input, const Rows& gradient,
                    T* accumulators, bool accumulate, MatrixWork<T>& work, int64_t& pieces,
                    ThreadScratch& scratch) const {
     const Chunk& chunk = patch_.chunks()[k];
@@ -493,8 +279,8 @@ class Wgrad {
         work = plan_work(i, depth, width, tile_vectors, tiles, accumulators, accumulate || i > 0, scratch);
         continue;
       }
-      for (size_t p = 0; p < products_.size(); ++p) {
-        const Product& product = products_[p];
+      for (int64_t p = 0; p < products(); ++p) {
+        const Product& product = gradient_.products()[p];
         const int64_t n = product.count * vectors;
         const int64_t panels = ceil_div(n, kernels_.vectors), tiles = ceil_div(rows_, kernels_.rows);
         for (int64_t j = 0; j < panels; ++j) {
@@ -523,15 +309,14 @@ class Wgrad {
   }
 
   // The tiles of A of a tile's grad_output: [piece of points][product][panel of rows][depth].
-  void split_gradient(const Tile& tile, const Gradient& gradient, ThreadScratch& scratch) const {
+  void split_gradient(const Tile& tile, const Rows& gradient, ThreadScratch& scratch) const {
     const int64_t points = patch_.points(tile), panels = ceil_div(rows_, kTileRows);
-    const int64_t products = static_cast<int64_t>(products_.size());
     T* to = scratch.gradient_tiles.get<T>(
-        products * panels * (points / kTileDepth + ceil_div(points, schedule_.piece_points) + 1) *
+        products() * panels * (points / kTileDepth + ceil_div(points, schedule_.piece_points) + 1) *
         kTileElements<T>);
     for (int64_t point = 0; point < points; point += schedule_.piece_points) {
       const int64_t k = std::min(schedule_.piece_points, points - point);
-      for (int64_t p = 0; p < products; ++p) {
+      for (int64_t p = 0; p < products(); ++p) {
         for (int64_t r = 0; r < rows_; r += kTileRows, to += ceil_div(k, kTileDepth) * kTileElements<T>) {
           matrix_->split_rows(static_cast<int>(std::min<int64_t>(kTileRows, rows_ - r)), k,
                               gradient.at(p, r, point), gradient.row_step, gradient.point_step, to);
@@ -549,10 +334,10 @@ class Wgrad {
     MatrixCall<T>* const calls = scratch.calls.get<MatrixCall<T>>(most * panels);
     MatrixCall<T>* end = calls;
     Segment<T>* segment = scratch.segments.get<Segment<T>>(most);
-    const T* a = scratch.gradient_tiles.get<T>(0) + static_cast<int64_t>(piece * products_.size()) * panels *
+    const T* a = scratch.gradient_tiles.get<T>(0) + static_cast<int64_t>(piece) * products() * panels *
                                                         (schedule_.piece_points / kTileDepth) *
                                                         kTileElements<T>;
-    for (const Product& product : products_) {
+    for (const Product& product : gradient_.products()) {
       const int64_t n = product.count * width / kTileRows, at = product.at * width / kTileRows;
       for (int64_t v = 0; v < n; v += matrix_->vectors, ++segment) {
         *segment = {tiles + (product.first * width / kTileRows + v) * kTileElements<T>, depth};
@@ -585,7 +370,7 @@ class Wgrad {
     return work;
   }
 
-  void add_filters(int64_t group, const Tile& tile, int64_t k, const Tensor& input, const Gradient& gradient,
+  void add_filters(int64_t group, const Tile& tile, int64_t k, const Tensor& input, const Rows& gradient,
                    T* accumulators, bool accumulate, ThreadScratch& scratch) const {
     const Chunk& chunk = patch_.chunks()[k];
     T* staged = scratch.staged.get<T>(patch_.staged_elements());
@@ -598,10 +383,9 @@ class Wgrad {
     const int64_t points = patch_.points(tile);
     for (const LanePanel& panel : panels_) {
       const int64_t width = panel.vectors * lanes_;
-      for (int p = 0; p < classes_; ++p) {
-        const int parity = patch_.fold().parity(p);
-        const int64_t first = patch_.fold().first(parity) * chunk.columns,
-                      rows = patch_.fold().count(parity) * chunk.columns;
+      for (int64_t p = 0; p < products(); ++p) {
+        const Product& product = gradient_.products()[p];
+        const int64_t first = product.first * chunk.columns, rows = product.count * chunk.columns;
         for (int64_t point = 0; point < points; point += schedule_.piece_points) {
           const Segment<T> segment{gradient.at(p, panel.first, point),
                                    std::min(schedule_.piece_points, points - point)};
@@ -630,7 +414,7 @@ class Wgrad {
     for (int d = 0; d < kAxes; ++d) {
       for (int64_t t = 0; t < c_.kernel[d]; ++t) offsets[d].push_back(t * grad_weight.strides[2 + d]);
     }
-    const std::vector<TapSet> sets = tap_sets(fold_, 0, offsets, positions_);
+    const std::vector<TapSet> sets = tap_sets(c_.fold(), 0, offsets, gradient_.positions());
     const int64_t row = group * rows_, column = c_.columns[chunk.block].first + chunk.first;
     const int64_t row_stride = grad_weight.strides[0], column_stride = grad_weight.strides[1];
     const T* sums = accumulators + before_[chunk_index];
@@ -677,18 +461,12 @@ class Wgrad {
   int64_t lanes_;
   WgradSchedule schedule_;
   Patch patch_;
-  Fold fold_;     // of all taps
-  int64_t rows_;  // filters of a group
-  int classes_;   // of the fold
-  std::vector<Product> products_;
-  std::vector<int64_t> positions_;            // of each coefficient of the fold, among a filter's sums
-  std::vector<int> slots_;                    // by_v: the class whose slots are added up for each product,
-  std::vector<std::vector<SignedTap>> taps_;  // and the taps that reach them
-  std::vector<LanePanel> panels_;             // with filters in the lanes
-  int64_t points_;                            // of a tile, rounded up
-  int64_t row_lanes_;                         // filters, rounded up
-  std::vector<int64_t> before_;               // sums before each chunk
-  int64_t share_ = 0;                         // sums of a group's share of points
+  GradientRows<T> gradient_;
+  int64_t points_;                 // of a tile, rounded up
+  int64_t rows_;                   // filters of a group
+  std::vector<LanePanel> panels_;  // with filters in the lanes
+  std::vector<int64_t> before_;    // sums before each chunk
+  int64_t share_ = 0;              // sums of a group's share of points
   int64_t column_shares_ = 1, point_shares_ = 1;
 };
 

@@ -1,0 +1,143 @@
+// From the GEMM's sums to the output: see write_sums.h.
+#include "write_sums.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "tiling.h"
+
+namespace symconv::cpu {
+namespace {
+
+constexpr int64_t kBlockVectors = 4;  // of points, whose channels are written together
+
+}  // namespace
+
+template <typename T>
+void WriteSums<T>::write_by_v(const Target& target, const T* sums, int64_t sums_row, int64_t first,
+                              int64_t last, WriteBuffers& buffers) const {
+  const Tensor& output = target.output;
+  find_reached(first, last, buffers.reached);
+  const bool planar = output.strides[4] * c_.output_step[2] == 1;
+  const int64_t most_orbits = planar ? 4 : kernels_.lanes,
+                most_points = planar ? last - first : kBlockVectors * kernels_.lanes;
+  const int64_t slot_row = ceil_div(most_points, kernels_.lanes) * kernels_.lanes + kernels_.lanes;
+  T* slots = buffers.slots.get<T>(most_orbits * kMaxOrbit * slot_row);
+  for (size_t b = 0; b < c_.rows.size(); ++b) {
+    const Block& block = c_.rows[b];
+    for (int64_t orbit = 0; orbit < block.orbits; orbit += most_orbits) {
+      const int64_t orbits = std::min(most_orbits, block.orbits - orbit);
+      for (int64_t begin = first; begin < last; begin += most_points) {
+        const int64_t end = std::min(last, begin + most_points);
+        for (const Reached& reached : buffers.reached) {
+          const int64_t low = std::max(begin, reached.first), high = std::min(end, reached.last);
+          if (low < high) {
+            compute_slots(b, orbit, orbits, reached.taps, sums + low, sums_row, high - low,
+                          slots + (low - begin), slot_row);
+          }
+        }
+        write_orbits(target, b, orbit, orbits, slots, slot_row, orbits * slot_row, begin - first,
+                     end - first);
+      }
+    }
+    sums += block.orbits * static_cast<int64_t>(packing_.sums(b).size()) * sums_row;
+  }
+}
+
+template <typename T>
+void WriteSums<T>::find_reached(int64_t first, int64_t last, std::vector<Reached>& reached) const {
+  const int64_t width = c_.output[2];
+  reached.clear();
+  for (int64_t point = first; point < last;) {
+    const int64_t y = point / width % c_.output[1], end = std::min(last, (point / width + 1) * width);
+    uint32_t taps = 0;
+    for (int64_t t = 0; t < c_.kernel[1]; ++t) {
+      const int64_t at = y + c_.reach_v(t);
+      if (at >= 0 && at < c_.source[1]) taps |= uint32_t{1} << t;
+    }
+    if (!reached.empty() && reached.back().taps == taps) {
+      reached.back().last = end;
+    } else {
+      reached.push_back({point, end, taps});
+    }
+    point = end;
+  }
+}
+
+template <typename T>
+void WriteSums<T>::compute_slots(size_t b, int64_t first_orbit, int64_t orbits, uint32_t taps, const T* sums,
+                                 int64_t sums_row, int64_t points, T* slots, int64_t slot_row) const {
+  for (int q = 0; q < c_.rows[b].size(); ++q) {
+    SignedRow<T> terms[2 * kMostTapsOfV];
+    int count = 0;
+    const T* of_sum = sums + first_orbit * sums_row;
+    for (const Sum& sum : packing_.sums(b)) {
+      if (sum.slot == q) {
+        for (const Sum::Tap& tap : sum.taps) {
+          if (!(taps >> tap.v & 1)) continue;
+          terms[count++] = {of_sum + c_.reach_v(tap.v) * c_.output[2], static_cast<T>(tap.sign)};
+        }
+      }
+      of_sum += c_.rows[b].orbits * sums_row;
+    }
+    for (int64_t orbit = 0; orbit < orbits; ++orbit, slots += slot_row) {
+      kernels_.add_rows(terms, count, points, slots);
+      for (int i = 0; i < count; ++i) terms[i].data += sums_row;
+    }
+  }
+}
+
+template <typename T>
+void WriteSums<T>::write(const Target& target, const std::vector<RowRange>& rows, const T* sums,
+                         int64_t sums_row) const {
+  const Tensor& output = target.output;
+  const bool planar = output.strides[4] * c_.output_step[2] == 1;
+  for (size_t b = 0; b < c_.rows.size(); ++b) {
+    const RowRange range = rows[b];
+    const int64_t orbits = range.last - range.first, together = planar ? 1 : orbits;
+    for (int64_t orbit = 0; orbit < orbits; orbit += together) {
+      write_orbits(target, b, range.first + orbit, together, sums + orbit * sums_row, sums_row,
+                   orbits * sums_row, 0, std::numeric_limits<int64_t>::max());
+    }
+    sums += orbits * c_.rows[b].size() * sums_row;
+  }
+}
+
+template <typename T>
+void WriteSums<T>::write_orbits(const Target& target, size_t b, int64_t first_orbit, int64_t orbits,
+                                const T* slots, int64_t slots_row, int64_t slot, int64_t first,
+                                int64_t last) const {
+  const Tensor& output = target.output;
+  const T* bias = static_cast<const T*>(target.bias);
+  const Block& block = c_.rows[b];
+  const int64_t element = element_size(output.dtype);
+  EpilogueArguments<T> a{};
+  a.slots = block.size();
+  a.orbits = orbits;
+  a.row = slots_row;
+  a.slot = slot;
+  a.orbit_stride = output.strides[1];
+  a.point_stride = output.strides[4] * c_.output_step[2];
+  char* outputs[kMaxTerms];
+  for (int copy = 0; copy < block.size(); ++copy) {
+    const int e = subset_index(block.mask, reflection(block.mask, copy));
+    const int64_t channel = target.group * c_.row_channels + block.channel(first_orbit, copy);
+    outputs[e] = static_cast<char*>(output.data) + channel * output.strides[1] * element;
+    a.bias[e] = bias ? bias + channel : nullptr;
+  }
+  for (const OutputRun& run : target.runs) {
+    const int64_t begin = std::max(first, run.point), end = std::min(last, run.point + run.count);
+    if (begin >= end) continue;
+    a.accumulators = slots + begin - first;
+    a.points = end - begin;
+    for (int e = 0; e < block.size(); ++e) {
+      a.output[e] = outputs[e] + (run.offset + (begin - run.point) * a.point_stride) * element;
+    }
+    kernels_.epilogue(output.dtype, a);
+  }
+}
+
+template class WriteSums<float>;
+template class WriteSums<double>;
+
+}  // namespace symconv::cpu

@@ -1,0 +1,68 @@
+// From the GEMM's sums to the output of fprop and dgrad: sums of taps along v to slots, slots through the
+// butterfly to channels.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "convolution.h"
+#include "kernels.h"
+#include "pack.h"
+#include "patch.h"
+#include "scratch.h"
+
+namespace symconv::cpu {
+
+// Output points [first, last) to which the same taps along v reach: bit t for tap t.
+struct Reached {
+  int64_t first, last;
+  uint32_t taps;
+};
+
+// What a thread needs.
+struct WriteBuffers {
+  Scratch slots;
+  std::vector<Reached> reached;
+};
+
+// Where a tile's results go: a bias per row channel or null, the runs of its points.
+struct Target {
+  int64_t group;
+  const void* bias;  // of the type that is computed in
+  const Tensor& output;
+  const std::vector<OutputRun>& runs;
+};
+
+template <typename T>
+class WriteSums {
+ public:
+  // `packing`: of the convolution; both must outlive this.
+  WriteSums(const Convolution& convolution, const Packing& packing, const Kernels<T>& kernels)
+      : c_(convolution), packing_(packing), kernels_(kernels) {}
+
+  // The slots of a tile, of `rows` of every row block: rows of points, `sums_row` apart. Along the rows of
+  // one channel after the other, or, where channels lie next to each other, along the points.
+  void write(const Target& target, const std::vector<RowRange>& rows, const T* sums, int64_t sums_row) const;
+
+  // Output points [first, last), those of the target's runs, of all rows, from the sums of the taps along v,
+  // of which point p of a row is at sums[p]: block by block of slots that stay in L1.
+  void write_by_v(const Target& target, const T* sums, int64_t sums_row, int64_t first, int64_t last,
+                  WriteBuffers& buffers) const;
+
+ private:
+  // Which taps along v reach the source from the output points [first, last).
+  void find_reached(int64_t first, int64_t last, std::vector<Reached>& reached) const;
+  // The slots of some orbits of a block, for `points` points that the same taps along v reach.
+  void compute_slots(size_t b, int64_t first_orbit, int64_t orbits, uint32_t taps, const T* sums,
+                     int64_t sums_row, int64_t points, T* slots, int64_t slot_row) const;
+  // The butterfly of some orbits of a row block, to the output, for points [first, last) of its runs; `slots`
+  // are those of the first of these points.
+  void write_orbits(const Target& target, size_t b, int64_t first_orbit, int64_t orbits, const T* slots,
+                    int64_t slots_row, int64_t slot, int64_t first, int64_t last) const;
+
+  const Convolution& c_;
+  const Packing& packing_;
+  const Kernels<T>& kernels_;
+};
+
+}  // namespace symconv::cpu
