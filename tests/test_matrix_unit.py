@@ -52,6 +52,7 @@ WGRAD = [
     problem("wgrad-volume", 224, 32, (5, 12, 13), 3, {"z": 128, "hv": 64}, padding=1),
     # With the taps along v on grad_output, as there are fewer filters.
     problem("wgrad-by-v", 64, 64, (41, 43), 3, {"v": 64}, padding=1),
+    problem("wgrad-by-v-h", 128, 64, (30, 30), 3, {"h": 128}, padding=1),
     problem("wgrad-by-v-last", 120, 80, (30, 27), 3, {"hv": 64, "h": 32}, padding=1, layout="channels_last"),
     problem("wgrad-by-v-volume", 128, 64, (4, 9, 13), 3, {"z": 64, "hv": 64}, padding=1),
 ]
