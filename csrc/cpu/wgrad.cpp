@@ -8,9 +8,8 @@
 // on the number of threads but not on their timing.
 //
 // Of the GEMM's result one side lies in the lanes of vectors (WgradSchedule):
-//   columns  X is folded as [point][coefficient][column], a piece of points that stays in L1 at a time.
-//   Points
-//            are rows, so no lane is lost where lines are short.
+//   columns  X is folded as [point][coefficient][column], a piece that stays in L1 at a time. Points are
+//            rows, so no lane is lost where lines are short.
 //   filters  X is folded as [coefficient][column][point], a tile at a time; for layers with few columns.
 #include "wgrad.h"
 
