@@ -25,7 +25,9 @@ SHORTEST_SAMPLE = 2e-4  # seconds; shorter calls are repeated within a sample
 FEWEST_ROUNDS = 5
 PATIENCE = 4.0  # times the budget, after which even the fewest rounds are cut short
 MOST_ROUNDS = 400
-WARM_UP_ROUNDS = {"cpu": 2, "cuda": 10}  # cuDNN tries its algorithms in the first of them
+# On the CPU every buffer, and the one that is filled before the last is freed, must have been touched: fresh
+# pages can cost more than the call. cuDNN tries its algorithms in the first rounds.
+WARM_UP_ROUNDS = {"cpu": ROTATION + 1, "cuda": 10}
 HEAD_START = 1_000_000  # cycles that a GPU waits for each call of a sample, while they are queued
 
 Key = TypeVar("Key", bound=Hashable)
