@@ -19,7 +19,7 @@ from .problem import Problem
 
 NO_FOLD = "its input gradient has no fast kernel: the taps that reach a point are not mirror images"
 NARROW_GROUPS = "in channels_last, groups of so few channels are slow to bring into the kernels' order"
-SMALL = "a single image so small that the calls around the convolution cost more than its work"
+SMALL = "with gradients, a single image so small that calls cost more than the convolution's work"
 NO_TENSOR_CORE = "no tensor-core kernel takes this dtype, kernel size or stride, or none that is fast"
 MATRIX_UNIT = "in channels_last, this processor's matrix unit (AMX) is faster at dense bfloat16 layers"
 CPU_EXCEPTIONS = (NO_FOLD, NARROW_GROUPS, SMALL, MATRIX_UNIT)
@@ -87,8 +87,9 @@ def why_dense(
     if channels_last and problem.groups > 1 and problem.in_channels // problem.groups <= _NARROW:
         return NARROW_GROUPS
     # torch convolves a single small image itself; several go to oneDNN, whose call takes three times as long.
-    if size is not None and size[0] == 1 and _multiplications(problem, size) <= _SMALL:
-        return SMALL
+    # Its three calls for a training step cost less than ours. Forward alone, mirroring costs what that saves.
+    if torch.is_grad_enabled() and size is not None and size[0] == 1:
+        return SMALL if _multiplications(problem, size) <= _SMALL else None
     return None
 
 

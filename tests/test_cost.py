@@ -84,6 +84,8 @@ def test_large_layers_are_folded():
     with symconv_ext.backend("auto"):
         assert backends.choose(layer.problem, torch.randn(1, 64, 14, 14)).native
         tiny, value = small()
+        with torch.no_grad():
+            assert backends.choose(tiny.problem, value).native  # with gradients only
         assert backends.choose(tiny.problem, value.repeat(2, 1, 1, 1)).native  # a single image only
         assert backends.choose(
             tiny.problem, torch.randn(32, 1, 64, 64)
@@ -156,7 +158,7 @@ def test_dense_path_under_vmap(case):
 def test_a_weight_mirrored_in_inference_mode_still_trains():
     layer, value = small()
     with symconv_ext.backend("auto"):
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.enable_grad():
             layer(value)
         layer(value).sum().backward()
     assert layer.weight.grad is not None
