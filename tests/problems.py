@@ -461,9 +461,9 @@ _SUBJECTS = (_masks, _kernels, _strides_dilations_paddings, _groups_batches_chan
 CONVOLUTIONS = [p for subject in _SUBJECTS for p in subject()]
 PROBLEMS = [q for p in CONVOLUTIONS for q in (p, p.twin())]
 
-# Where the CPU applies the taps along v to the products of fprop, image by image in strips of several tiles
-# (csrc/cpu/convolve.cpp), and, the last two, where it cannot; and where it applies them to grad_output in
-# wgrad, whose tiles end anywhere.
+# Where the CPU applies the taps along v to the products of fprop in strips of several tiles, of an image or
+# of several small ones (csrc/cpu/convolve.cpp), and, "strips-smaller", where it cannot; and where it applies
+# them to grad_output in wgrad, whose tiles end anywhere.
 STRIPS = [
     q
     for p in (
@@ -479,6 +479,8 @@ STRIPS = [
         problem("strips-slices", 16, 5, (30, 9, 8), 3, {"vz": 8, "hv": 4, "z": 2}, padding=1, batch=1),
         problem("strips-wide", 8, 4, (6, 600), 3, {"hv": 8}, padding=1, batch=1),
         problem("strips-smaller", 8, 4, (40, 30), 3, {"hv": 8}, padding=(1, 0)),
+        problem("strips-small-images", 112, 24, (7, 7), 3, {"hv": 48, "v": 32, "h": 32}, padding=1, batch=9),
+        problem("strips-small-volumes", 16, 6, (3, 4, 5), 3, {"hvz": 16}, padding=1, batch=11),
         problem("strips-low-images", 40, 19, (2, 45), (5, 3), {"hv": 16, "v": 8, "h": 8}, 1, (2, 1), batch=9),
     )
     for q in (p, p.twin())

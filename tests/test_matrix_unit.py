@@ -34,14 +34,19 @@ MATRIX = [
     problem("many-columns", 64, 288, (9, 14), 3, {"h": 64}, padding=1),
     problem("groups", 192, 128, (17, 19), 3, {"h": 192}, padding=1, groups=2),
     problem("line", 208, 64, (900,), 5, {"h": 208}, padding=2),
+    problem("small-images", 224, 80, (7, 7), 3, {"hv": 192, "v": 32}, padding=1, batch=9),
+    problem(
+        "small-images-last", 64, 96, (5, 9), (5, 3), {"h": 64}, 1, (2, 1), batch=11, layout="channels_last"
+    ),
     problem("volume", 96, 32, (6, 9, 11), 3, {"hv": 64, "z": 32}, padding=1),
     problem("volume-last", 256, 32, (6, 9, 11), 3, {"hvz": 256}, padding=1, layout="channels_last"),
 ]
 
-# Those that take it without a pack, with one thread and with two; the second one's points are one tile.
+# Those that take it without a pack, with one thread and with two; the last two's points are one tile.
 LARGE = [
     problem("large", 64, 128, (30, 40), 3, {"h": 64}, padding=1),
     problem("large-small-maps", 640, 128, (14, 14), 3, {"hv": 640}, padding=1, batch=3),
+    problem("large-small-images", 512, 160, (7, 7), 3, {"hv": 512}, padding=1, batch=8),
 ]
 WGRAD = [
     *LARGE[1:],

@@ -8,6 +8,7 @@
 // the stride: its rows are B, its columns A, and its kernel those taps that reach that residue, in reverse.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -46,6 +47,9 @@ struct Convolution {
   Convolution without_v() const;
   // How many points along v the source of tap `tap` lies from where its product is added, at stride 1.
   int64_t reach_v(int64_t tap) const { return tap * dilation[1] - padding[1]; }
+  // Rows above and below a point that its taps along v reach, at stride 1.
+  int64_t rows_above() const { return std::max<int64_t>(0, -reach_v(0)); }
+  int64_t rows_below() const { return std::max<int64_t>(0, reach_v(kernel[1] - 1)); }
   int64_t taps() const { return kernel[0] * kernel[1] * kernel[2]; }
   int64_t row_filters() const { return count(rows); }  // reduced, of one group
   int64_t column_filters() const { return count(columns); }

@@ -62,7 +62,7 @@ class Convolve final : public ConvolutionPlan {
     const T* packed = static_cast<const T*>(packed_weight);
     static thread_local Scratch bias_scratch, packed_scratch;
     std::optional<Packing::Source> unpacked;
-    if (!packed && schedule_.strips == 0 && folds_weights_in_tiles(patch_.tiles())) {
+    if (!packed && schedule_.strips <= 1 && folds_weights_in_tiles(patch_.tiles())) {
       unpacked.emplace(packing_, weight);
     } else if (!packed) {
       T* buffer = packed_scratch.get<T>(packing_.elements());
@@ -75,22 +75,25 @@ class Convolve final : public ConvolutionPlan {
       kernels_.stage(bias.dtype, bias.data, 0, bias.strides[0], 1, c_.groups * c_.row_channels, copy, 0);
       biases = copy;
     }
+    const Weights weights{packed, unpacked ? &*unpacked : nullptr};
+    const int64_t splits = schedule_.row_splits;
     if (const int64_t strips = schedule_.strips; strips > 0) {
-      return threads.run(c_.groups * c_.batch * strips, [&](int64_t begin, int64_t end) {
+      return threads.run(c_.groups * strips * splits, [&](int64_t begin, int64_t end) {
         ThreadScratch& scratch = thread_scratch();
         const MatrixUse<T> use(matrix_);
         for (int64_t i = begin; i < end; ++i) {
-          run_strip(i, i + 1 < end ? i + 1 : i, source, {packed, nullptr}, biases, output, scratch);
+          const int64_t next = i + 1 < end ? i + 1 : i;
+          run_strip(strip(i / splits), strip(next / splits), i % splits, source, weights, biases, output,
+                    scratch);
         }
       });
     }
-    const int64_t splits = schedule_.row_splits;
     threads.run(c_.groups * patch_.tiles() * splits, [&](int64_t begin, int64_t end) {
       ThreadScratch& scratch = thread_scratch();
       const MatrixUse<T> use(matrix_);
       for (int64_t i = begin; i < end; ++i) {
         run_tile(i / splits / patch_.tiles(), patch_.tile(i / splits % patch_.tiles()), i % splits, source,
-                 {packed, unpacked ? &*unpacked : nullptr}, biases, output, scratch);
+                 weights, biases, output, scratch);
       }
     });
   }
@@ -126,19 +129,25 @@ class Convolve final : public ConvolutionPlan {
     return {packed, first};
   }
 
-  void run_tile(int64_t group, const Tile& tile, int64_t split, const Tensor& source, const Weights& weights,
-                const T* bias, const Tensor& output, ThreadScratch& scratch) const {
-    const int64_t points = patch_.points(tile);
-    // Rows of accumulators: for each row block the split's part of every slot.
-    int64_t accumulator_rows = 0;
-    scratch.rows.clear();
+  // A part of every row block, in whole panels.
+  void split_rows(int64_t split, std::vector<RowRange>& rows) const {
+    rows.clear();
     for (const Block& block : c_.rows) {
       const int64_t panels = ceil_div(block.orbits, panel_rows_);
       const auto edge = [&](int64_t s) {
         return std::min(block.orbits, panels * s / schedule_.row_splits * panel_rows_);
       };
-      scratch.rows.push_back({edge(split), edge(split + 1)});
-      accumulator_rows += (edge(split + 1) - edge(split)) * block.size();
+      rows.push_back({edge(split), edge(split + 1)});
+    }
+  }
+
+  void run_tile(int64_t group, const Tile& tile, int64_t split, const Tensor& source, const Weights& weights,
+                const T* bias, const Tensor& output, ThreadScratch& scratch) const {
+    const int64_t points = patch_.points(tile);
+    split_rows(split, scratch.rows);
+    int64_t accumulator_rows = 0;
+    for (size_t b = 0; b < c_.rows.size(); ++b) {
+      accumulator_rows += (scratch.rows[b].last - scratch.rows[b].first) * c_.rows[b].size();
     }
     if (accumulator_rows == 0) return;
     const int64_t row = ceil_div(points, panel_) * panel_;
@@ -149,37 +158,36 @@ class Convolve final : public ConvolutionPlan {
     write_.write({group, bias, output, scratch.runs}, scratch.rows, accumulators, row);
   }
 
-  // Points of an image's rows: outputs [first, last), which need the sums of [low, high).
+  // Points of rows that follow one another: outputs [first, last), which need the sums of [low, high).
   struct Strip {
     int64_t group, first, last, low, high;
   };
   Strip strip(int64_t index) const {
-    const int64_t parts = schedule_.strips, width = c_.output[2], rows = c_.output[0] * c_.output[1];
-    const int64_t part = index % parts, image = index / parts % c_.batch * rows * width;
-    const int64_t first = image + rows * part / parts * width,
-                  last = image + rows * (part + 1) / parts * width;
-    return {index / parts / c_.batch, first, last, std::max(image, first - before()),
-            std::min(image + rows * width, last + after())};
+    const int64_t strips = schedule_.strips, part = index % strips, width = c_.output[2];
+    const int64_t rows = c_.output_rows(), image = c_.output[0] * c_.output[1] * width;
+    const int64_t first = rows * part / strips * width, last = rows * (part + 1) / strips * width;
+    return {index / strips, first, last, std::max(first / image * image, first - points_above()),
+            std::min(ceil_div(last, image) * image, last + points_below())};
   }
-  // Points that the taps along v reach up and down.
-  int64_t before() const { return std::max<int64_t>(0, -c_.reach_v(0)) * c_.output[2]; }
-  int64_t after() const { return std::max<int64_t>(0, c_.reach_v(c_.kernel[1] - 1)) * c_.output[2]; }
+  int64_t points_above() const { return c_.rows_above() * c_.output[2]; }
+  int64_t points_below() const { return c_.rows_below() * c_.output[2]; }
 
   // A strip, tile by tile, where each tap along v has sums of its own. The slots of a tile's last points need
   // sums of the next tile: their own are held until then, in front of the next ones.
-  void run_strip(int64_t index, int64_t next_index, const Tensor& source, const Weights& weights,
-                 const T* bias, const Tensor& output, ThreadScratch& scratch) const {
-    const Strip strip = this->strip(index), next_strip = this->strip(next_index);
+  // `next_strip`: the strip that comes after it, or itself.
+  void run_strip(const Strip& strip, const Strip& next_strip, int64_t split, const Tensor& source,
+                 const Weights& weights, const T* bias, const Tensor& output, ThreadScratch& scratch) const {
     const int64_t group = strip.group;
+    split_rows(split, scratch.rows);
     int64_t sum_rows = 0;
-    scratch.rows.clear();
     for (size_t b = 0; b < c_.rows.size(); ++b) {
-      scratch.rows.push_back({0, c_.rows[b].orbits});
-      sum_rows += c_.rows[b].orbits * static_cast<int64_t>(packing_.sums(b).size());
+      const int64_t sums = static_cast<int64_t>(packing_.sums(b).size());
+      sum_rows += (scratch.rows[b].last - scratch.rows[b].first) * sums;
     }
-    const int64_t lanes = kernels_.lanes, most = schedule_.tiling.rows, before = this->before(),
-                  after = this->after();
-    const int64_t held = (ceil_div(before + after, lanes) + 1) * lanes,
+    if (sum_rows == 0) return;
+    const int64_t lanes = kernels_.lanes, most = schedule_.tiling.rows, above = points_above(),
+                  below = points_below();
+    const int64_t held = (ceil_div(above + below, lanes) + 1) * lanes,
                   row = held + ceil_div(most, panel_) * panel_;
     T* sums = scratch.accumulators.get<T>(sum_rows * row + lanes);
     int64_t done = strip.first, kept = strip.low;  // output points that are written, sums that are held
@@ -190,18 +198,18 @@ class Convolve final : public ConvolutionPlan {
       const Tile tile = tile_of(strip, begin);
       const bool ends = tile.last_row == strip.high;
       const Tile next = !ends ? tile_of(strip, tile.last_row)
-                        : next_strip.group == group && next_index != index
+                        : next_strip.group == group && next_strip.first != strip.first
                             ? tile_of(next_strip, next_strip.low)
                             : Tile{};
       // Whole vectors, so that the output's are written where vectors begin.
-      const int64_t whole = std::max<int64_t>(0, tile.last_row - after - strip.first) / lanes * lanes;
+      const int64_t whole = std::max<int64_t>(0, tile.last_row - below - strip.first) / lanes * lanes;
       const int64_t ready = ends ? strip.last : std::min(strip.first + whole, strip.last);
       patch_.runs({done, ready, 0, 1}, 0, ready - done, output, scratch.runs);
       compute_sums(group, tile, next, source, weights, output, sums + held, row, scratch);
-      write_.write_by_v({group, bias, output, scratch.runs}, sums + held - begin, row, done, ready,
-                        scratch.write);
+      write_.write_by_v({group, bias, output, scratch.runs}, scratch.rows, sums + held - begin, row, done,
+                        ready, scratch.write);
       done = ready;
-      kept = std::max(kept, ready - before);
+      kept = std::max(kept, ready - above);
       if (ends) return;
       for (int64_t r = 0; r < sum_rows; ++r) {
         T* to = sums + r * row + held;
@@ -244,6 +252,8 @@ class Convolve final : public ConvolutionPlan {
   // output; weights that come from far.
   void look_ahead(int64_t group, const Tile& tile, const Tile& after, size_t k, const Tensor& source,
                   const Weights& weights, const Tensor& output, ThreadScratch& scratch) const {
+    // Packed weights that are read more often than that would only be driven out by those that come next.
+    constexpr int64_t kFewPanels = 2;
     LookAhead& ahead = scratch.multiply.ahead;
     ahead.clear();
     const bool last = k + 1 == patch_.chunks().size();
@@ -252,12 +262,14 @@ class Convolve final : public ConvolutionPlan {
       ahead.add_source(c_, patch_, group, last ? after : tile, chunk, last, source);
       if (last) ahead.add_output(c_, group, scratch.rows, schedule_.row_splits == 1, scratch.runs, output);
     }
+    const int64_t panels = ceil_div(patch_.points(tile), panel_);
     if (!last && weights.source) {
       weights.source->ahead(group, k + 1, scratch.rows, ahead.weights());
-    } else if (!last && prepacked_ && packing_.elements() * kElement > kernels_.l2_bytes / 2) {
+    } else if (!last && prepacked_ && panels <= kFewPanels &&
+               packing_.elements() * kElement > kernels_.l2_bytes / 2) {
       packing_.ahead(group, k + 1, scratch.rows, weights.packed, kElement, ahead.weights());
     }
-    ahead.spread(static_cast<int64_t>(scratch.multiply.calls.size()) * ceil_div(patch_.points(tile), panel_));
+    ahead.spread(static_cast<int64_t>(scratch.multiply.calls.size()) * panels);
   }
 
   const Convolution c_;

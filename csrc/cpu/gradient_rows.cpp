@@ -19,7 +19,7 @@ GradientRows<T>::GradientRows(const Convolution& convolution, const Patch& patch
   const int64_t line = 64 / sizeof(T), lanes = kernels.lanes;  // odd numbers of lines: see Patch::plane_
   int64_t points = patch.max_points();
   // Whole vectors are written from wherever an image's rows begin.
-  if (by_v_) points += (rows_above() + rows_below()) * schedule.tiling.width + lanes;
+  if (by_v_) points += (c_.rows_above() + c_.rows_below()) * schedule.tiling.width + lanes;
   points_ = (ceil_div(ceil_div(points, lanes) * lanes, line) | 1) * line;
   row_lanes_ = (ceil_div(ceil_div(rows_, lanes) * lanes, line) | 1) * line;
   if (column_lanes_ && rows_ < row_lanes_ / 2) row_lanes_ = rows_;  // no vectors of them are read
@@ -56,16 +56,6 @@ void GradientRows<T>::plan_products() {
 }
 
 template <typename T>
-int64_t GradientRows<T>::rows_above() const {
-  return by_v_ ? std::max<int64_t>(0, c_.reach_v(c_.kernel[1] - 1)) : 0;
-}
-
-template <typename T>
-int64_t GradientRows<T>::rows_below() const {
-  return by_v_ ? std::max<int64_t>(0, -c_.reach_v(0)) : 0;
-}
-
-template <typename T>
 bool GradientRows<T>::reaches(int64_t row, int64_t v) const {
   const int64_t y = row % c_.output[1] - c_.reach_v(v);
   return y >= 0 && y < c_.output[1];
@@ -75,8 +65,9 @@ template <typename T>
 auto GradientRows<T>::prepare(int64_t group, const Tile& tile, const Tensor& grad_output,
                               GradientBuffers& buffers) const -> Rows {
   if (!by_v_) return slots(group, tile, grad_output, buffers);
-  const Tile around{std::max<int64_t>(0, tile.first_row - rows_above()),
-                    std::min(c_.output_rows(), tile.last_row + rows_below()), tile.first, tile.last};
+  // From above a row of the source taps reach it that lie below the middle, and the other way round.
+  const Tile around{std::max<int64_t>(0, tile.first_row - c_.rows_below()),
+                    std::min(c_.output_rows(), tile.last_row + c_.rows_above()), tile.first, tile.last};
   const Rows slots = this->slots(group, around, grad_output, buffers);
   const int64_t products = static_cast<int64_t>(products_.size());
   const Rows moved{buffers.moved.get<T>(products * slots.product_step), slots.product_step, slots.row_step,

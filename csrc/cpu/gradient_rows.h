@@ -78,9 +78,6 @@ class GradientRows {
   };
 
   void plan_products();
-  // Rows of points above and below a point of the source that the taps along v reach it from.
-  int64_t rows_above() const;
-  int64_t rows_below() const;
   // Whether tap v reaches row `row` of the source from a row of the same image.
   bool reaches(int64_t row, int64_t v) const;
 

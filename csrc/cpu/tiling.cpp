@@ -38,12 +38,15 @@ bool flat(const Convolution& c) {
 }
 
 // Runs of `points` points, each cut into tiles of `tile`, of which `staged` vectors are staged for every
-// channel; from tile to tile `held` vectors of sums are carried over.
+// channel. In a strip, one thread computes the tiles of a run one after the other, and from tile to tile
+// `held` vectors of sums are carried over.
 struct Cut {
   int64_t runs, points, tile, staged;
+  bool strip = false;
   int64_t held = 0;
 
   int64_t tiles_of_run() const { return ceil_div(points, tile); }
+  int64_t work_items() const { return strip ? runs : runs * tiles_of_run(); }
   int64_t last() const { return points - (tiles_of_run() - 1) * tile; }
 };
 
@@ -51,10 +54,10 @@ struct Cut {
 // Where tiles are fewer than threads, their rows are split.
 class Cheapest {
  public:
-  // `most_panels`: of points in a tile. `sums`: its rows of accumulators; those of a part should stay in L2.
-  // `packed`: whether the weights have been folded. `splits`: whether rows may be split.
+  // `most_panels`: of points in a tile. `sums`: its rows of accumulators; those of a part take `sum_bytes` at
+  // most. `packed`: whether the weights have been folded.
   Cheapest(const Convolution& c, const Unit& unit, int threads, int64_t most_panels, int64_t sums,
-           bool packed, bool splits)
+           int64_t sum_bytes, bool packed)
       : blocks_(c.rows),
         row_cycles_(unit.matrix ? 0.2 : 0.5),
         column_cycles_(unit.matrix ? 7 : 2.5),
@@ -65,14 +68,14 @@ class Cheapest {
         groups_(c.groups),
         panel_(static_cast<int64_t>(unit.lanes) * unit.vectors),
         most_panels_(most_panels),
-        sum_points_(unit.l2_bytes / 2 / std::max<int64_t>(1, sums * unit.element_bytes)),
+        sum_points_(sum_bytes / std::max<int64_t>(1, sums * unit.element_bytes)),
         packed_(packed),
         columns_(static_cast<double>(c.column_filters()) * static_cast<double>(c.taps())),
         channels_(static_cast<double>(c.column_channels)),
         element_(static_cast<double>(unit.element_bytes)),
         l2_(static_cast<double>(unit.l2_bytes)) {
     for (const Block& b : blocks_) most_parts_ = std::max(most_parts_, panels(b));
-    most_parts_ = splits ? std::min<int64_t>(most_parts_, threads) : 1;
+    most_parts_ = std::min<int64_t>(most_parts_, threads);
   }
 
   // Points of a tile whose rows are split into `parts`, at most.
@@ -85,7 +88,7 @@ class Cheapest {
   bool offer(const Cut& cut) {
     const int64_t parts = this->parts(cut);
     const bool first = least_ == std::numeric_limits<double>::infinity();
-    if (!first && cut.tile > most_points(packed_ ? 1 : parts)) return false;
+    if (!first && cut.tile > most_points(packed_ && !cut.strip ? 1 : parts)) return false;
     const double cost = cycles(cut, parts);
     if (cost > 0.99 * least_) return false;
     least_ = cost;
@@ -96,9 +99,11 @@ class Cheapest {
   int64_t row_splits() const { return parts_; }
 
  private:
-  int64_t tiles(const Cut& cut) const { return cut.runs * cut.tiles_of_run() * groups_; }
+  int64_t work_items(const Cut& cut) const { return cut.work_items() * groups_; }
   // So many that no thread is idle.
-  int64_t parts(const Cut& cut) const { return std::clamp<int64_t>(threads_ / tiles(cut), 1, most_parts_); }
+  int64_t parts(const Cut& cut) const {
+    return std::clamp<int64_t>(threads_ / work_items(cut), 1, most_parts_);
+  }
   int64_t panels(const Block& b) const { return ceil_div(b.orbits, rows_); }
   // Rows of the largest part.
   double rows(int64_t parts) const {
@@ -114,14 +119,14 @@ class Cheapest {
   // What it saves that each thread folds the weights of its part, which are in its cache then: otherwise all
   // threads fold all of them ahead, and have them from each other.
   double saved(const Cut& cut, double weights) const {
-    if (packed_ || !folds_weights_in_tiles(tiles(cut) / groups_)) return 0;
+    if (packed_ || !folds_weights_in_tiles(cut.runs * cut.tiles_of_run())) return 0;
     const double all = columns_ * rows(1);
     return all / static_cast<double>(threads_) * (1 + 1.7 * std::min(1.0, all * element_ / l2_)) - weights;
   }
   // Of the thread that has most to do: for each vector of points the GEMM and the fold, and for each tile
   // staging, the way of the weights to L1, and what is set up.
   double cycles(const Cut& cut, int64_t parts) const {
-    const int64_t turns = ceil_div(tiles(cut) * parts, threads_);
+    const int64_t turns = ceil_div(work_items(cut) * parts, threads_) * (cut.strip ? cut.tiles_of_run() : 1);
     const int64_t last = turns / cut.tiles_of_run();
     const double rows = this->rows(parts);
     const double points = static_cast<double>(turns - last) * vectors(std::min(cut.tile, cut.points)) +
@@ -208,27 +213,38 @@ void tile_flat(const Convolution& c, int lanes, Cheapest& cheapest, Tiling& t) {
   }
 }
 
-// Strips of an image: as many in all as threads, or a multiple of that. None where they are so small that
-// what is set up for them, and the sums that neighbours compute twice, cost more than they save.
-int64_t strips(const Convolution& c, int64_t panel, int threads) {
-  const int64_t strips = threads / std::gcd<int64_t>(threads, c.batch * c.groups);
-  const int64_t points = c.output[0] * c.output[1] / strips * c.output[2];
-  return points < 4 * panel || (strips > 1 && points < 8 * reach_of_v(c)) ? 0 : strips;
+// What a number takes in tiles of a matrix unit.
+int64_t parts_bytes(const Unit& unit) {
+  return kTileElements<float> * unit.element_bytes / (kTileRows * kTileDepth);
 }
 
-// The flat tiles that cut them.
-void tile_strips(const Convolution& c, int lanes, Cheapest& cheapest, Schedule& s) {
-  const int64_t rows = c.output[0] * c.output[1], reach = reach_of_v(c);
-  s.row_splits = 1;
-  s.tiling.flat = s.tiling.by_image = true;
-  s.tiling.width = 1;
-  const int64_t points = ceil_div(rows, s.strips) * c.output[2] + (s.strips > 1 ? reach : 0);
+// Strips: of every image, as many in all as threads or a multiple of that; where images are small, of all of
+// them one after the other. None where they are so small that what is set up for them, and the sums that
+// neighbours compute twice, cost more than they save.
+void tile_strips(const Convolution& c, int lanes, int64_t panel, int threads, Cheapest& cheapest,
+                 Schedule& s) {
+  const int64_t width = c.output[2], reach = reach_of_v(c), most_points = cheapest.most_points() - reach;
   const int64_t held = sums_by_v(c) * ceil_div(reach, lanes);
-  for (int64_t tile = lanes; tile <= std::min(cheapest.most_points() - reach, points + lanes - 1);
-       tile += lanes) {
-    const Cut cut{c.batch * s.strips, points, tile, c.kernel[0] * ceil_div(tile, lanes), held};
-    if (cheapest.offer(cut)) s.tiling.rows = tile;
+  // `runs` of rows that follow one another, cut into `strips` each.
+  const auto offer = [&](int64_t runs, int64_t strips) {
+    const int64_t rows = c.output_rows() / runs;
+    const int64_t least = rows / strips * width;  // points
+    if (least < 4 * panel || (strips > 1 && least < 8 * reach)) return;
+    const int64_t points = ceil_div(rows, strips) * width + (strips > 1 ? reach : 0);
+    for (int64_t tile = lanes; tile <= std::min(most_points, points + lanes - 1); tile += lanes) {
+      if (!cheapest.offer({runs * strips, points, tile, c.kernel[0] * ceil_div(tile, lanes), true, held}))
+        continue;
+      s.strips = runs * strips;
+      s.tiling = {tile, 1, s.tiling.columns, true, runs == c.batch};
+    }
+  };
+  const auto strips_of = [&](int64_t runs) { return threads / std::gcd<int64_t>(threads, runs * c.groups); };
+  offer(c.batch, strips_of(c.batch));
+  const int64_t strips = strips_of(1);
+  for (int64_t i = 1; i <= strips && !(s.strips > 0 && s.tiling.by_image); ++i) {
+    if (strips % i == 0) offer(1, i);
   }
+  s.row_splits = cheapest.row_splits();
 }
 
 }  // namespace
@@ -275,9 +291,8 @@ Schedule schedule(const Convolution& c, const Unit& unit, int threads, bool pack
   const int64_t most = most_columns(c);
   if (unit.matrix) {
     // While all rows are multiplied with a piece, the tiles of one parity class of it should stay in L1.
-    const int64_t parts_bytes = kTileElements<float> * unit.element_bytes / (kTileRows * kTileDepth);
     s.piece_columns =
-        std::clamp<int64_t>(2 * unit.l1_bytes / (taps * panel * parts_bytes) / kTileDepth * kTileDepth,
+        std::clamp<int64_t>(2 * unit.l1_bytes / (taps * panel * parts_bytes(unit)) / kTileDepth * kTileDepth,
                             kTileDepth, std::max<int64_t>(kTileDepth, kPiecePlanes / copies));
     s.piece_columns = std::min(s.piece_columns, whole(most, kTileDepth));
   }
@@ -285,19 +300,22 @@ Schedule schedule(const Convolution& c, const Unit& unit, int threads, bool pack
   s.tiling.columns = ceil_div(most, ceil_div(most, columns));  // equal chunks
   if (unit.matrix) s.tiling.columns = whole(s.tiling.columns, kTileDepth);
 
-  // The points' side. A tile's accumulators should stay in L2.
-  const auto cheapest = [&](int64_t sums, int64_t most_panels, bool splits) {
-    return Cheapest(c, unit, threads, most_panels, sums, packed, splits);
+  // The points' side. A tile's accumulators should stay in L2. In strips, which read the weights again for
+  // every tile, they may take as much room as these.
+  const auto cheapest = [&](int64_t sums, int64_t most_panels, int64_t sum_bytes) {
+    return Cheapest(c, unit, threads, most_panels, sums, sum_bytes, packed);
   };
+  const int64_t half = unit.l2_bytes / 2;
   if (s.by_v && flat(c)) {
-    Cheapest of_strip = cheapest(sums_by_v(c), 32, false);
-    if (reach_of_v(c) <= of_strip.most_points() / 2) s.strips = strips(c, panel, threads);
-    if (s.strips > 0) {
-      tile_strips(c, lanes, of_strip, s);
-      return s;
+    const int64_t element_bytes = unit.matrix ? parts_bytes(unit) : unit.element_bytes;
+    const int64_t weight_bytes = c.row_filters() * c.column_filters() * c.taps() * element_bytes;
+    Cheapest of_strip = cheapest(sums_by_v(c), 32, std::clamp(weight_bytes, half, 4 * half));
+    if (reach_of_v(c) <= of_strip.most_points() / 2) {
+      tile_strips(c, lanes, panel, threads, of_strip, s);
+      if (s.strips > 0) return s;
     }
   }
-  Cheapest of_tile = cheapest(c.row_channels, 16, true);
+  Cheapest of_tile = cheapest(c.row_channels, 16, half);
   if (flat(c)) {
     tile_flat(c, lanes, of_tile, s.tiling);
   } else {

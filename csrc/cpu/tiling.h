@@ -2,13 +2,13 @@
 //
 // What a thread holds is bounded by these choices and not by the image: staged planes (kStagedPlanes, or the
 // kPiecePlanes of a piece), the folded panel of a piece (5 times the L1 of kernels.h, or kPieceColumns
-// columns), and the accumulators of a tile (half of the L2 of kernels.h, or a panel). wgrad holds folded
-// points instead (a quarter of the L2, or 16 points; with filters in the lanes half of it, or one column),
-// the slots of a tile's grad_output and of the rows that taps along v reach, and for every share of the
-// points one set of sums as large as the reduced weight. For a matrix unit there are two buffers of tiles
-// besides (for two L1 each, or kTileDepth columns, as often as there are taps along v where these are in the
-// patch after all), and in wgrad grad_output's tiles and those of 128 points. Where folds_weights_in_tiles,
-// the packed weights of a chunk come on top.
+// columns), and the accumulators of a tile (half of the L2 of kernels.h, in strips up to twice it, or a
+// panel). wgrad holds folded points instead (a quarter of the L2, or 16 points; with filters in the lanes
+// half of it, or one column), the slots of a tile's grad_output and of the rows that taps along v reach, and
+// for every share of the points one set of sums as large as the reduced weight. For a matrix unit there are
+// two buffers of tiles besides (for two L1 each, or kTileDepth columns, as often as there are taps along v
+// where these are in the patch after all), and in wgrad grad_output's tiles and those of 128 points. Where
+// folds_weights_in_tiles, the packed weights of a chunk come on top.
 #pragma once
 
 #include <cstdint>
@@ -24,10 +24,11 @@ struct Schedule {
   Tiling tiling;
   int64_t piece_columns;  // columns that are folded and multiplied at once, at most
   int vectors;            // of points in a panel
-  int64_t row_splits;     // work items per tile, each with a part of every row block
+  int64_t row_splits;     // work items per tile or strip, each with a part of every row block
   bool by_v;              // the order of the packed weights: by taps along v
-  // Where the taps along v are applied to the products: parts of an image, each with whole rows, that are
-  // work items, whose tiles follow one another. 0: those taps are in the patch.
+  // Where the taps along v are applied to the products: parts of an image (tiling.by_image) or of all images,
+  // each with whole rows, that are work items, whose tiles follow one another. 0: those taps are in the
+  // patch.
   int64_t strips;
 };
 

@@ -14,8 +14,8 @@ constexpr int64_t kBlockVectors = 4;  // of points, whose channels are written t
 }  // namespace
 
 template <typename T>
-void WriteSums<T>::write_by_v(const Target& target, const T* sums, int64_t sums_row, int64_t first,
-                              int64_t last, WriteBuffers& buffers) const {
+void WriteSums<T>::write_by_v(const Target& target, const std::vector<RowRange>& rows, const T* sums,
+                              int64_t sums_row, int64_t first, int64_t last, WriteBuffers& buffers) const {
   const Tensor& output = target.output;
   find_reached(first, last, buffers.reached);
   const bool planar = output.strides[4] * c_.output_step[2] == 1;
@@ -24,23 +24,23 @@ void WriteSums<T>::write_by_v(const Target& target, const T* sums, int64_t sums_
   const int64_t slot_row = ceil_div(most_points, kernels_.lanes) * kernels_.lanes + kernels_.lanes;
   T* slots = buffers.slots.get<T>(most_orbits * kMaxOrbit * slot_row);
   for (size_t b = 0; b < c_.rows.size(); ++b) {
-    const Block& block = c_.rows[b];
-    for (int64_t orbit = 0; orbit < block.orbits; orbit += most_orbits) {
-      const int64_t orbits = std::min(most_orbits, block.orbits - orbit);
+    const int64_t sum_rows = rows[b].last - rows[b].first;
+    for (int64_t orbit = 0; orbit < sum_rows; orbit += most_orbits) {
+      const int64_t orbits = std::min(most_orbits, sum_rows - orbit);
       for (int64_t begin = first; begin < last; begin += most_points) {
         const int64_t end = std::min(last, begin + most_points);
         for (const Reached& reached : buffers.reached) {
           const int64_t low = std::max(begin, reached.first), high = std::min(end, reached.last);
           if (low < high) {
-            compute_slots(b, orbit, orbits, reached.taps, sums + low, sums_row, high - low,
-                          slots + (low - begin), slot_row);
+            compute_slots(b, orbits, reached.taps, sums + orbit * sums_row + low, sums_row,
+                          sum_rows * sums_row, high - low, slots + (low - begin), slot_row);
           }
         }
-        write_orbits(target, b, orbit, orbits, slots, slot_row, orbits * slot_row, begin - first,
-                     end - first);
+        write_orbits(target, b, rows[b].first + orbit, orbits, slots, slot_row, orbits * slot_row,
+                     begin - first, end - first);
       }
     }
-    sums += block.orbits * static_cast<int64_t>(packing_.sums(b).size()) * sums_row;
+    sums += sum_rows * static_cast<int64_t>(packing_.sums(b).size()) * sums_row;
   }
 }
 
@@ -65,20 +65,20 @@ void WriteSums<T>::find_reached(int64_t first, int64_t last, std::vector<Reached
 }
 
 template <typename T>
-void WriteSums<T>::compute_slots(size_t b, int64_t first_orbit, int64_t orbits, uint32_t taps, const T* sums,
-                                 int64_t sums_row, int64_t points, T* slots, int64_t slot_row) const {
+void WriteSums<T>::compute_slots(size_t b, int64_t orbits, uint32_t taps, const T* sums, int64_t sums_row,
+                                 int64_t sum, int64_t points, T* slots, int64_t slot_row) const {
   for (int q = 0; q < c_.rows[b].size(); ++q) {
     SignedRow<T> terms[2 * kMostTapsOfV];
     int count = 0;
-    const T* of_sum = sums + first_orbit * sums_row;
-    for (const Sum& sum : packing_.sums(b)) {
-      if (sum.slot == q) {
-        for (const Sum::Tap& tap : sum.taps) {
+    const T* of_sum = sums;
+    for (const Sum& of : packing_.sums(b)) {
+      if (of.slot == q) {
+        for (const Sum::Tap& tap : of.taps) {
           if (!(taps >> tap.v & 1)) continue;
           terms[count++] = {of_sum + c_.reach_v(tap.v) * c_.output[2], static_cast<T>(tap.sign)};
         }
       }
-      of_sum += c_.rows[b].orbits * sums_row;
+      of_sum += sum;
     }
     for (int64_t orbit = 0; orbit < orbits; ++orbit, slots += slot_row) {
       kernels_.add_rows(terms, count, points, slots);

@@ -44,17 +44,18 @@ class WriteSums {
   // one channel after the other, or, where channels lie next to each other, along the points.
   void write(const Target& target, const std::vector<RowRange>& rows, const T* sums, int64_t sums_row) const;
 
-  // Output points [first, last), those of the target's runs, of all rows, from the sums of the taps along v,
-  // of which point p of a row is at sums[p]: block by block of slots that stay in L1.
-  void write_by_v(const Target& target, const T* sums, int64_t sums_row, int64_t first, int64_t last,
-                  WriteBuffers& buffers) const;
+  // Output points [first, last), those of the target's runs, of `rows` of every row block, from the sums of
+  // the taps along v, of which point p of a row is at sums[p]: block by block of slots that stay in L1.
+  void write_by_v(const Target& target, const std::vector<RowRange>& rows, const T* sums, int64_t sums_row,
+                  int64_t first, int64_t last, WriteBuffers& buffers) const;
 
  private:
   // Which taps along v reach the source from the output points [first, last).
   void find_reached(int64_t first, int64_t last, std::vector<Reached>& reached) const;
-  // The slots of some orbits of a block, for `points` points that the same taps along v reach.
-  void compute_slots(size_t b, int64_t first_orbit, int64_t orbits, uint32_t taps, const T* sums,
-                     int64_t sums_row, int64_t points, T* slots, int64_t slot_row) const;
+  // The slots of some orbits of a block, for `points` points that the same taps along v reach, from sums that
+  // lie `sum` elements apart.
+  void compute_slots(size_t b, int64_t orbits, uint32_t taps, const T* sums, int64_t sums_row, int64_t sum,
+                     int64_t points, T* slots, int64_t slot_row) const;
   // The butterfly of some orbits of a row block, to the output, for points [first, last) of its runs; `slots`
   // are those of the first of these points.
   void write_orbits(const Target& target, size_t b, int64_t first_orbit, int64_t orbits, const T* slots,
