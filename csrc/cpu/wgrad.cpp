@@ -108,14 +108,29 @@ class Wgrad {
         }
       }
     });
-    // Rows of a chunk, or panels of them, in a few parts.
-    const int64_t units = schedule_.column_lanes ? rows_ : static_cast<int64_t>(panels_.size());
-    const int64_t parts = std::min<int64_t>(units, 4);
-    threads.run(c_.groups * chunks * parts, [&](int64_t begin, int64_t end) {
+    const std::vector<TapSet> sets = unfold_sets(grad_weight);
+    if (schedule_.column_lanes) {
+      // Each share's columns few rows at a time, so that the gradient is written in long runs: a single row
+      // where columns lie next to each other, and taps do not.
+      const int64_t at_once = grad_weight.strides[1] == 1 ? 1 : 8, parts = ceil_div(rows_, at_once);
+      return threads.run(c_.groups * column_shares_ * parts, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          const int64_t group = i / parts / column_shares_, columns = i / parts % column_shares_,
+                        row = i % parts * at_once;
+          const int64_t last = part(chunks, column_shares_, columns + 1);
+          for (int64_t k = part(chunks, column_shares_, columns); k < last; ++k) {
+            unfold(group, k, row, std::min(rows_, row + at_once),
+                   accumulators + group * point_shares_ * share_, sets, grad_weight);
+          }
+        }
+      });
+    }
+    const int64_t panels = static_cast<int64_t>(panels_.size());
+    threads.run(c_.groups * chunks * panels, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        const int64_t group = i / parts / chunks, chunk = i / parts % chunks;
-        unfold(group, chunk, part(units, parts, i % parts), part(units, parts, i % parts + 1),
-               accumulators + group * point_shares_ * share_, grad_weight);
+        const int64_t group = i / panels / chunks;
+        unfold(group, i / panels % chunks, i % panels, i % panels + 1,
+               accumulators + group * point_shares_ * share_, sets, grad_weight);
       }
     });
   }
@@ -405,15 +420,18 @@ class Wgrad {
     return panel.first * chunk.columns * c_.taps();
   }
 
-  // Adds the shares of points and turns coefficients into taps, for rows or panels [first, last) of a chunk.
-  void unfold(int64_t group, int64_t chunk_index, int64_t first, int64_t last, const T* accumulators,
-              const Tensor& grad_weight) const {
-    const Chunk& chunk = patch_.chunks()[chunk_index];
+  std::vector<TapSet> unfold_sets(const Tensor& grad_weight) const {
     TapOffsets offsets[kAxes];
     for (int d = 0; d < kAxes; ++d) {
       for (int64_t t = 0; t < c_.kernel[d]; ++t) offsets[d].push_back(t * grad_weight.strides[2 + d]);
     }
-    const std::vector<TapSet> sets = tap_sets(c_.fold(), 0, offsets, gradient_.positions());
+    return tap_sets(c_.fold(), 0, offsets, gradient_.positions());
+  }
+
+  // Adds the shares of points and turns coefficients into taps, for rows or panels [first, last) of a chunk.
+  void unfold(int64_t group, int64_t chunk_index, int64_t first, int64_t last, const T* accumulators,
+              const std::vector<TapSet>& sets, const Tensor& grad_weight) const {
+    const Chunk& chunk = patch_.chunks()[chunk_index];
     const int64_t row = group * rows_, column = c_.columns[chunk.block].first + chunk.first;
     const int64_t row_stride = grad_weight.strides[0], column_stride = grad_weight.strides[1];
     const T* sums = accumulators + before_[chunk_index];
