@@ -129,8 +129,8 @@ class Convolve final : public ConvolutionPlan {
     return {packed, first};
   }
 
-  // A part of every row block, in whole panels.
-  void split_rows(int64_t split, std::vector<RowRange>& rows) const {
+  // Part `split` of every row block, in whole panels.
+  void rows_of(int64_t split, std::vector<RowRange>& rows) const {
     rows.clear();
     for (const Block& block : c_.rows) {
       const int64_t panels = ceil_div(block.orbits, panel_rows_);
@@ -144,10 +144,10 @@ class Convolve final : public ConvolutionPlan {
   void run_tile(int64_t group, const Tile& tile, int64_t split, const Tensor& source, const Weights& weights,
                 const T* bias, const Tensor& output, ThreadScratch& scratch) const {
     const int64_t points = patch_.points(tile);
-    split_rows(split, scratch.rows);
+    rows_of(split, scratch.rows);
     int64_t accumulator_rows = 0;
     for (size_t b = 0; b < c_.rows.size(); ++b) {
-      accumulator_rows += (scratch.rows[b].last - scratch.rows[b].first) * c_.rows[b].size();
+      accumulator_rows += scratch.rows[b].count() * c_.rows[b].size();
     }
     if (accumulator_rows == 0) return;
     const int64_t row = ceil_div(points, panel_) * panel_;
@@ -173,16 +173,15 @@ class Convolve final : public ConvolutionPlan {
   int64_t points_below() const { return c_.rows_below() * c_.output[2]; }
 
   // A strip, tile by tile, where each tap along v has sums of its own. The slots of a tile's last points need
-  // sums of the next tile: their own are held until then, in front of the next ones.
-  // `next_strip`: the strip that comes after it, or itself.
+  // sums of the next tile: their own are held until then, in front of the next ones. `next_strip`: the strip
+  // that comes after it, or itself.
   void run_strip(const Strip& strip, const Strip& next_strip, int64_t split, const Tensor& source,
                  const Weights& weights, const T* bias, const Tensor& output, ThreadScratch& scratch) const {
     const int64_t group = strip.group;
-    split_rows(split, scratch.rows);
+    rows_of(split, scratch.rows);
     int64_t sum_rows = 0;
     for (size_t b = 0; b < c_.rows.size(); ++b) {
-      const int64_t sums = static_cast<int64_t>(packing_.sums(b).size());
-      sum_rows += (scratch.rows[b].last - scratch.rows[b].first) * sums;
+      sum_rows += scratch.rows[b].count() * static_cast<int64_t>(packing_.sums(b).size());
     }
     if (sum_rows == 0) return;
     const int64_t lanes = kernels_.lanes, most = schedule_.tiling.rows, above = points_above(),

@@ -57,7 +57,7 @@ void LookAhead::add_output(const Convolution& c, int64_t group, const std::vecto
   } else {
     channels = 0;
     for (size_t b = 0; b < c.rows.size(); ++b) {
-      const int64_t count = rows[b].last - rows[b].first;
+      const int64_t count = rows[b].count();
       channels = std::max(channels, count);
       for (int copy = 0; copy < c.rows[b].size() && count > 0; ++copy) {
         const int64_t channel = group * c.row_channels + c.rows[b].channel(rows[b].first, copy);

@@ -23,7 +23,7 @@ void Multiply<T>::plan(int64_t group, size_t k, const std::vector<RowRange>& row
           call.sum = &sum;
           call.target = target + r - range.first;
         }
-        target += range.last - range.first;
+        target += range.count();
       }
     }
     buffers.call_ends.push_back(buffers.calls.size());

@@ -109,7 +109,7 @@ void Packing::ahead(int64_t group, size_t chunk, const std::vector<RowRange>& ro
   for (const Piece& piece : pieces_[chunk]) {
     for (size_t b = 0; b < rows.size(); ++b) {
       ahead.add_range(offset(group, chunk, piece, b, rows[b].first) * element,
-                      taps_ * block_elements(rows[b].last - rows[b].first, piece.columns) * element);
+                      taps_ * block_elements(rows[b].count(), piece.columns) * element);
     }
   }
   ahead.add_plane(packed);

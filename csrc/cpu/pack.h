@@ -38,6 +38,8 @@ struct Sum {
 // Rows [first, last) of a row block.
 struct RowRange {
   int64_t first, last;
+
+  int64_t count() const { return last - first; }
 };
 
 // Columns [first, first + columns) of a chunk.

@@ -51,7 +51,7 @@ struct Cut {
 };
 
 // The cheapest of the cuts that are offered in ascending size of tile; of those that are nearly so the first.
-// Where tiles are fewer than threads, their rows are split.
+// Where work items are fewer than threads, their rows are split.
 class Cheapest {
  public:
   // `most_panels`: of points in a tile. `sums`: its rows of accumulators; those of a part take `sum_bytes` at

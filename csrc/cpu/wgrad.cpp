@@ -108,31 +108,7 @@ class Wgrad {
         }
       }
     });
-    const std::vector<TapSet> sets = unfold_sets(grad_weight);
-    if (schedule_.column_lanes) {
-      // Each share's columns few rows at a time, so that the gradient is written in long runs: a single row
-      // where columns lie next to each other, and taps do not.
-      const int64_t at_once = grad_weight.strides[1] == 1 ? 1 : 8, parts = ceil_div(rows_, at_once);
-      return threads.run(c_.groups * column_shares_ * parts, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) {
-          const int64_t group = i / parts / column_shares_, columns = i / parts % column_shares_,
-                        row = i % parts * at_once;
-          const int64_t last = part(chunks, column_shares_, columns + 1);
-          for (int64_t k = part(chunks, column_shares_, columns); k < last; ++k) {
-            unfold(group, k, row, std::min(rows_, row + at_once),
-                   accumulators + group * point_shares_ * share_, sets, grad_weight);
-          }
-        }
-      });
-    }
-    const int64_t panels = static_cast<int64_t>(panels_.size());
-    threads.run(c_.groups * chunks * panels, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t group = i / panels / chunks;
-        unfold(group, i / panels % chunks, i % panels, i % panels + 1,
-               accumulators + group * point_shares_ * share_, sets, grad_weight);
-      }
-    });
+    write(accumulators, grad_weight, threads);
   }
 
  private:
@@ -420,6 +396,37 @@ class Wgrad {
     return panel.first * chunk.columns * c_.taps();
   }
 
+  // The gradient, from the sums of all groups and shares.
+  void write(const T* accumulators, const Tensor& grad_weight, const Threads& threads) const {
+    const int64_t chunks = static_cast<int64_t>(patch_.chunks().size());
+    const std::vector<TapSet> sets = unfold_sets(grad_weight);
+    if (schedule_.column_lanes) {
+      // Each share's columns few rows at a time, so that the gradient is written in long runs: a single row
+      // where columns lie next to each other, and taps do not.
+      const int64_t at_once = grad_weight.strides[1] == 1 ? 1 : 8, parts = ceil_div(rows_, at_once);
+      return threads.run(c_.groups * column_shares_ * parts, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          const int64_t group = i / parts / column_shares_, columns = i / parts % column_shares_,
+                        row = i % parts * at_once;
+          const int64_t last = part(chunks, column_shares_, columns + 1);
+          for (int64_t k = part(chunks, column_shares_, columns); k < last; ++k) {
+            unfold(group, k, row, std::min(rows_, row + at_once),
+                   accumulators + group * point_shares_ * share_, sets, grad_weight);
+          }
+        }
+      });
+    }
+    const int64_t panels = static_cast<int64_t>(panels_.size());
+    threads.run(c_.groups * chunks * panels, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t group = i / panels / chunks;
+        unfold(group, i / panels % chunks, i % panels, i % panels + 1,
+               accumulators + group * point_shares_ * share_, sets, grad_weight);
+      }
+    });
+  }
+
+  // The tap sets of the fold in a filter of the gradient.
   std::vector<TapSet> unfold_sets(const Tensor& grad_weight) const {
     TapOffsets offsets[kAxes];
     for (int d = 0; d < kAxes; ++d) {

@@ -24,7 +24,7 @@ void WriteSums<T>::write_by_v(const Target& target, const std::vector<RowRange>&
   const int64_t slot_row = ceil_div(most_points, kernels_.lanes) * kernels_.lanes + kernels_.lanes;
   T* slots = buffers.slots.get<T>(most_orbits * kMaxOrbit * slot_row);
   for (size_t b = 0; b < c_.rows.size(); ++b) {
-    const int64_t sum_rows = rows[b].last - rows[b].first;
+    const int64_t sum_rows = rows[b].count();
     for (int64_t orbit = 0; orbit < sum_rows; orbit += most_orbits) {
       const int64_t orbits = std::min(most_orbits, sum_rows - orbit);
       for (int64_t begin = first; begin < last; begin += most_points) {
@@ -94,7 +94,7 @@ void WriteSums<T>::write(const Target& target, const std::vector<RowRange>& rows
   const bool planar = output.strides[4] * c_.output_step[2] == 1;
   for (size_t b = 0; b < c_.rows.size(); ++b) {
     const RowRange range = rows[b];
-    const int64_t orbits = range.last - range.first, together = planar ? 1 : orbits;
+    const int64_t orbits = range.count(), together = planar ? 1 : orbits;
     for (int64_t orbit = 0; orbit < orbits; orbit += together) {
       write_orbits(target, b, range.first + orbit, together, sums + orbit * sums_row, sums_row,
                    orbits * sums_row, 0, std::numeric_limits<int64_t>::max());
