@@ -177,6 +177,15 @@ int64_t sums_by_v(const Convolution& c) {
   return sums;
 }
 
+// What the sums of a strip's tile may take: their share of a third of L2, besides the source of this tile
+// and of the next and the output, which are asked for, and as much again as the weights, all of which every
+// tile reads again; not more than half of L2, unless the weights do.
+int64_t sum_bytes_of_strip(const Convolution& c, int64_t weight_bytes, int64_t l2_bytes) {
+  const int64_t sums = sums_by_v(c), others = 2 * c.column_channels + c.row_channels;
+  const int64_t share = l2_bytes / 3 * sums / std::max<int64_t>(1, sums + others);
+  return std::max(std::min(share + weight_bytes, l2_bytes / 2), std::min(weight_bytes, 2 * l2_bytes));
+}
+
 // Points that the taps along v reach up and down: so many sums are held from tile to tile.
 int64_t reach_of_v(const Convolution& c) { return (c.reach_v(c.kernel[1] - 1) - c.reach_v(0)) * c.output[2]; }
 
@@ -300,8 +309,7 @@ Schedule schedule(const Convolution& c, const Unit& unit, int threads, bool pack
   s.tiling.columns = ceil_div(most, ceil_div(most, columns));  // equal chunks
   if (unit.matrix) s.tiling.columns = whole(s.tiling.columns, kTileDepth);
 
-  // The points' side. A tile's accumulators should stay in L2. In strips, which read the weights again for
-  // every tile, they may take as much room as these.
+  // The points' side. A tile's accumulators should stay in L2.
   const auto cheapest = [&](int64_t sums, int64_t most_panels, int64_t sum_bytes) {
     return Cheapest(c, unit, threads, most_panels, sums, sum_bytes, packed);
   };
@@ -309,7 +317,7 @@ Schedule schedule(const Convolution& c, const Unit& unit, int threads, bool pack
   if (s.by_v && flat(c)) {
     const int64_t element_bytes = unit.matrix ? parts_bytes(unit) : unit.element_bytes;
     const int64_t weight_bytes = c.row_filters() * c.column_filters() * c.taps() * element_bytes;
-    Cheapest of_strip = cheapest(sums_by_v(c), 32, std::clamp(weight_bytes, half, 4 * half));
+    Cheapest of_strip = cheapest(sums_by_v(c), 32, sum_bytes_of_strip(c, weight_bytes, unit.l2_bytes));
     if (reach_of_v(c) <= of_strip.most_points() / 2) {
       tile_strips(c, lanes, panel, threads, of_strip, s);
       if (s.strips > 0) return s;
@@ -363,7 +371,7 @@ WgradSchedule wgrad_schedule(const Convolution& c, int lanes, int64_t l2_bytes, 
   const int64_t most = most_columns(c), rows = c.output_rows();
   // Points whose products are summed in one chain: fewer would load and store the sums more often, more would
   // cost accuracy in float32.
-  constexpr int64_t kSummed = 64;
+  constexpr int64_t kSummed = 128;
   WgradSchedule s{};
   // Vector operations per point and tap, with either side in the lanes.
   int64_t column_vectors = 0;

@@ -94,7 +94,8 @@ void WriteSums<T>::write(const Target& target, const std::vector<RowRange>& rows
   const bool planar = output.strides[4] * c_.output_step[2] == 1;
   for (size_t b = 0; b < c_.rows.size(); ++b) {
     const RowRange range = rows[b];
-    const int64_t orbits = range.count(), together = planar ? 1 : orbits;
+    // Planes are written one after the other, from beginning to end.
+    const int64_t orbits = range.count(), together = planar && target.runs.size() > 1 ? 1 : orbits;
     for (int64_t orbit = 0; orbit < orbits; orbit += together) {
       write_orbits(target, b, range.first + orbit, together, sums + orbit * sums_row, sums_row,
                    orbits * sums_row, 0, std::numeric_limits<int64_t>::max());
