@@ -223,15 +223,14 @@ class Convolve final : public ConvolutionPlan {
                     ThreadScratch& scratch) const {
     T* staged = scratch.staged.get<T>(patch_.staged_elements() + kTileRows);  // a vector of points is read
     MultiplyBuffers& buffers = scratch.multiply;
-    patch_.moves(tile, panel_, buffers.moves, buffers.ends, buffers.masks);
-    patch_.staging(tile, source, scratch.staging);
+    const bool in_place = patch_.in_place(kernels_, source);
+    patch_.moves(tile, panel_, in_place ? source.strides[0] : 0, buffers.moves, buffers.ends, buffers.masks);
+    if (!in_place) patch_.staging(tile, source, scratch.staging);
     for (size_t k = 0; k < patch_.chunks().size(); ++k) {
       const Chunk& chunk = patch_.chunks()[k];
-      auto planes = patch_.unstaged(kernels_, tile, chunk, group, source);
-      if (!planes.data) {
-        patch_.stage(kernels_, scratch.staging, chunk, group, source, staged);
-        planes = patch_.staged<T>(chunk, staged);
-      }
+      if (!in_place) patch_.stage(kernels_, scratch.staging, chunk, group, source, staged);
+      const auto planes = in_place ? patch_.unstaged<T>(tile, chunk, group, source)
+                                   : patch_.staged<T>(chunk, staged);
       multiply_.plan(group, k, scratch.rows, weights_of(group, k, weights, scratch), buffers);
       look_ahead(group, tile, next, k, source, weights, output, scratch);
       multiply_.run(patch_.points(tile), k, planes, sums, row, buffers);

@@ -34,7 +34,7 @@ struct Segment {
 // points are written: all lanes, or fewer where the panel ends; lanes past the run's end hold rubbish that a
 // later move overwrites.
 struct Move {
-  int32_t source;
+  int64_t source;
   int32_t target;
   int32_t count;
 };

@@ -7,14 +7,8 @@
 namespace symconv::cpu {
 Patch::Patch(const Convolution& convolution, const Tiling& tiling, int lanes, int64_t element_bytes)
     : c_(convolution), tiling_(tiling), fold_(convolution.fold()), lanes_(lanes) {
-  if (tiling_.flat) {
-    width_tiles_ = 1;
-    row_tiles_ = tiling_.by_image ? c_.batch * ceil_div(image_points(), tiling_.rows)
-                                  : ceil_div(row_count(), tiling_.rows);
-  } else {
-    row_tiles_ = ceil_div(row_count(), tiling_.rows);
-    width_tiles_ = ceil_div(c_.output[2], tiling_.width);
-  }
+  row_tiles_ = ceil_div(row_count(), tiling_.rows);
+  width_tiles_ = tiling_.flat ? 1 : ceil_div(c_.output[2], tiling_.width);
   if (c_.taps() == 0) return;  // nothing to read: no chunks
   for (size_t b = 0; b < c_.columns.size(); ++b) {
     const Block& block = c_.columns[b];
@@ -127,22 +121,13 @@ void Patch::plan_rows(TapOffsets (&offsets)[kAxes]) {
 }
 
 Tile Patch::tile(int64_t index) const {
-  if (tiling_.flat && tiling_.by_image) {
-    const int64_t each = ceil_div(image_points(), tiling_.rows), image = index / each * image_points();
-    const int64_t first = index % each * tiling_.rows;
-    return {image + first, image + std::min(first + tiling_.rows, image_points()), 0, 1};
-  }
   const int64_t row = index / width_tiles_ * tiling_.rows, first = index % width_tiles_ * tiling_.width;
   const int64_t width = tiling_.flat ? 1 : c_.output[2];
   return {row, std::min(row + tiling_.rows, row_count()), first, std::min(first + tiling_.width, width)};
 }
 
 Tile Patch::after(const Tile& tile) const {
-  int64_t last = row_count();
-  if (tiling_.flat && tiling_.by_image && last > 0) {
-    last = std::min(last, (tile.last_row / image_points() + 1) * image_points());
-  }
-  return {tile.last_row, std::min(tile.last_row + tiling_.rows, last), tile.first, tile.last};
+  return {tile.last_row, std::min(tile.last_row + tiling_.rows, row_count()), tile.first, tile.last};
 }
 
 void Patch::staging(const Tile& tile, const Tensor& source, std::vector<StagedRun>& runs) const {
@@ -194,10 +179,8 @@ void Patch::ahead(const Tile& tile, const Tensor& source, std::vector<OutputRun>
     const int64_t reach = after_ + std::max<int64_t>(0, reach_[0].back()) * c_.output[1] * c_.output[2];
     const int64_t last = std::min(tile.last_row + reach, row_count());
     constexpr int64_t kFirst[kAxes] = {0, 0, 0}, kStep[kAxes] = {1, 1, 1};
-    // The tile before read the first of them, unless it ended with its image.
-    const bool begins = tiling_.by_image && tile.first_row % image_points() == 0;
-    return flat_runs(begins ? tile.first_row : std::min(tile.first_row + reach, last), last, source, kFirst,
-                     kStep, runs);
+    // The tile before read the first of them.
+    return flat_runs(std::min(tile.first_row + reach, last), last, source, kFirst, kStep, runs);
   }
   std::vector<StagedRun> staged;
   staging(tile, source, staged);
@@ -297,21 +280,12 @@ void Patch::for_each_slice(const Tile& tile, Visit&& visit) const {
   }
 }
 
-void Patch::moves(const Tile& tile, int64_t panel, std::vector<Move>& moves, std::vector<int>& ends,
-                  std::vector<uint32_t>& masks) const {
+void Patch::moves(const Tile& tile, int64_t panel, int64_t image_step, std::vector<Move>& moves,
+                  std::vector<int>& ends, std::vector<uint32_t>& masks) const {
   moves.clear();
   ends.clear();
   masks.clear();
-  if (tiling_.flat) {
-    const int64_t points = this->points(tile);
-    for (int64_t i = 0; i < points; i += lanes_) {
-      const int64_t target = i % panel;
-      moves.push_back({static_cast<int32_t>(i), static_cast<int32_t>(target),
-                       static_cast<int32_t>(std::min<int64_t>(lanes_, panel - target))});
-      if (target + lanes_ >= panel || i + lanes_ >= points) ends.push_back(static_cast<int>(moves.size()));
-    }
-    return flat_masks(tile, masks);
-  }
+  if (tiling_.flat) return flat_moves(tile, panel, image_step, moves, ends, masks);
   int64_t target = 0;                                    // next point of the panel
   const auto add = [&](int64_t source, int64_t count) {  // `count` points that lie next to each other
     while (count > 0) {
@@ -325,8 +299,7 @@ void Patch::moves(const Tile& tile, int64_t panel, std::vector<Move>& moves, std
             written = length;
           }
         }
-        moves.push_back({static_cast<int32_t>(source + at), static_cast<int32_t>(target + at),
-                         static_cast<int32_t>(written)});
+        moves.push_back({source + at, static_cast<int32_t>(target + at), static_cast<int32_t>(written)});
       }
       source += length;
       count -= length;
@@ -347,16 +320,22 @@ void Patch::moves(const Tile& tile, int64_t panel, std::vector<Move>& moves, std
 }
 
 template <typename T>
-Patch::Planes<T> Patch::unstaged(const Kernels<T>& kernels, const Tile& tile, const Chunk& chunk,
-                                 int64_t group, const Tensor& source) const {
-  if (!tiling_.flat || !kernels.masked_reads || chunk.copies > 1 || element_size(source.dtype) != sizeof(T) ||
-      source.strides[4] != 1 || !compact(source))
-    return {nullptr, 0, false};
-  const int64_t image = tile.first_row / image_points();
-  if ((tile.last_row - 1) / image_points() != image) return {nullptr, 0, false};
+bool Patch::in_place(const Kernels<T>& kernels, const Tensor& source) const {
+  if (!tiling_.flat || !kernels.masked_reads || element_size(source.dtype) != sizeof(T) ||
+      source.strides[4] != 1 || !compact(source) || (c_.batch > 1 && image_points() < kLeastImage * lanes_))
+    return false;
+  for (const Chunk& chunk : chunks_) {
+    if (chunk.copies > 1) return false;
+  }
+  return true;
+}
+
+template <typename T>
+Patch::Planes<T> Patch::unstaged(const Tile& tile, const Chunk& chunk, int64_t group,
+                                 const Tensor& source) const {
   const int64_t channel = group * c_.column_channels + c_.columns[chunk.block].channel(chunk.first, 0);
-  return {static_cast<const T*>(source.data) + image * source.strides[0] + channel * source.strides[1] +
-              tile.first_row % image_points(),
+  return {static_cast<const T*>(source.data) + tile.first_row / image_points() * source.strides[0] +
+              channel * source.strides[1] + tile.first_row % image_points(),
           source.strides[1], false};
 }
 
@@ -438,8 +417,8 @@ void Patch::point_runs(const Tile& tile, int64_t piece, std::vector<PointRun>& r
 #define SYMCONV_INSTANTIATE(T)                                                                           \
   template void Patch::stage<T>(const Kernels<T>&, const std::vector<StagedRun>&, const Chunk&, int64_t, \
                                 const Tensor&, T*) const;                                                \
-  template Patch::Planes<T> Patch::unstaged<T>(const Kernels<T>&, const Tile&, const Chunk&, int64_t,    \
-                                               const Tensor&) const;                                     \
+  template bool Patch::in_place<T>(const Kernels<T>&, const Tensor&) const;                              \
+  template Patch::Planes<T> Patch::unstaged<T>(const Tile&, const Chunk&, int64_t, const Tensor&) const; \
   template void Patch::fold<T>(const Chunk&, int64_t, int64_t, const std::vector<Move>&, int, int,       \
                                const std::vector<uint32_t>&, const Planes<T>&, T*, int64_t,              \
                                FoldArguments<T>&) const;

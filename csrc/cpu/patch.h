@@ -56,7 +56,6 @@ struct Tiling {
   int64_t width;    // points of a row, at most
   int64_t columns;  // columns of a chunk, at most: staged together
   bool flat;        // every point is a row, and a tile any run of them
-  bool by_image;    // flat tiles end with the image
 };
 
 class Patch {
@@ -96,18 +95,21 @@ class Patch {
   Planes<T> staged(const Chunk& chunk, const T* buffer) const {
     return {buffer, chunk.copies * plane_, true};
   }
-  // The source itself as planes of this tile, if it can be: null data otherwise.
+  // Whether the source is folded where it lies.
   template <typename T>
-  Planes<T> unstaged(const Kernels<T>& kernels, const Tile& tile, const Chunk& chunk, int64_t group,
-                     const Tensor& source) const;
+  bool in_place(const Kernels<T>& kernels, const Tensor& source) const;
+  // If it is: the source itself as planes of this tile.
+  template <typename T>
+  Planes<T> unstaged(const Tile& tile, const Chunk& chunk, int64_t group, const Tensor& source) const;
 
   // What of the source a tile reads that the tile before it did not, or not much more.
   void ahead(const Tile& tile, const Tensor& source, std::vector<OutputRun>& runs) const;
 
   // The moves of the tile's points in panels of `panel` points, to rows of as many; ends[i] is where panel
-  // i's moves end. With a flat tiling, the masks of every move and tap, too.
-  void moves(const Tile& tile, int64_t panel, std::vector<Move>& moves, std::vector<int>& ends,
-             std::vector<uint32_t>& masks) const;
+  // i's moves end. With a flat tiling, the masks of every move and tap, too. `image_step`: elements from image
+  // to image where the source is folded in place; 0 where planes are staged.
+  void moves(const Tile& tile, int64_t panel, int64_t image_step, std::vector<Move>& moves,
+             std::vector<int>& ends, std::vector<uint32_t>& masks) const;
 
   // The fold of columns [first, first + columns) of a chunk, to [coefficient][column][point], by `count` of
   // those moves, from `begin` on.
@@ -141,6 +143,10 @@ class Patch {
             std::vector<OutputRun>& runs) const;
 
  private:
+  // Vectors of an image that is folded in place, at least, if there are several: where two images meet, a
+  // vector is folded twice.
+  static constexpr int64_t kLeastImage = 2;
+
   int64_t image_points() const { return c_.output[0] * c_.output[1] * c_.output[2]; }
   int64_t row_count() const { return tiling_.flat ? c_.batch * image_points() : c_.output_rows(); }
   // By rows: what lies where in a plane, and the taps' offsets there.
@@ -148,7 +154,11 @@ class Patch {
   // Flat: the same.
   void plan_flat(TapOffsets (&offsets)[kAxes]);
   void flat_staging(const Tile& tile, const Tensor& source, std::vector<StagedRun>& runs) const;
-  void flat_masks(const Tile& tile, std::vector<uint32_t>& masks) const;
+  void flat_moves(const Tile& tile, int64_t panel, int64_t image_step, std::vector<Move>& moves,
+                  std::vector<int>& ends, std::vector<uint32_t>& masks) const;
+  // The masks of every tap for `lanes` points from `point` on. `along` is used for those along an axis.
+  void add_masks(int64_t point, int64_t lanes, std::vector<uint32_t> (&along)[kAxes],
+                 std::vector<uint32_t>& masks) const;
   // Points [begin, end) of all images in a tensor, where point y of an axis is element first + y * step.
   void flat_runs(int64_t begin, int64_t end, const Tensor& tensor, const int64_t* first, const int64_t* step,
                  std::vector<OutputRun>& runs) const;

@@ -52,47 +52,60 @@ void Patch::flat_staging(const Tile& tile, const Tensor& source, std::vector<Sta
   }
 }
 
-void Patch::flat_masks(const Tile& tile, std::vector<uint32_t>& masks) const {
-  const int64_t points = this->points(tile), taps = c_.taps();
-  masks.assign(ceil_div(points, lanes_) * taps, 0);
-  std::vector<uint32_t> along[kAxes];  // of each tap along an axis, for one vector
-  int64_t x[kAxes];                    // of the next point: z, y, x
-  x[2] = tile.first_row % c_.output[2];
-  x[1] = tile.first_row / c_.output[2] % c_.output[1];
-  x[0] = tile.first_row / (c_.output[1] * c_.output[2]) % c_.output[0];
-  uint32_t* mask = masks.data();
+void Patch::flat_moves(const Tile& tile, int64_t panel, int64_t image_step, std::vector<Move>& moves,
+                       std::vector<int>& ends, std::vector<uint32_t>& masks) const {
+  const int64_t points = this->points(tile), image = image_points(), first = tile.first_row;
+  std::vector<uint32_t> along[kAxes];
+  for (int64_t i = 0; i < points; i += lanes_) {
+    const int64_t end = std::min(i + lanes_, points);
+    for (int64_t q = i; q < end;) {  // a move, or one for each image
+      const int64_t point = first + q, target = q % panel;
+      int64_t source = q, last = end;
+      int64_t lanes = std::min<int64_t>(lanes_, points - q);
+      if (image_step > 0) {
+        source = (point / image - first / image) * image_step + point % image - first % image;
+        lanes = std::min(lanes, image - point % image);
+        last = std::min(end, q + lanes);
+      }
+      moves.push_back({source, static_cast<int32_t>(target),
+                       static_cast<int32_t>(std::min<int64_t>(lanes_, panel - target))});
+      add_masks(point, lanes, along, masks);
+      q = last;
+    }
+    if (i % panel + lanes_ >= panel || end == points) ends.push_back(static_cast<int>(moves.size()));
+  }
+}
+
+void Patch::add_masks(int64_t point, int64_t lanes, std::vector<uint32_t> (&along)[kAxes],
+                      std::vector<uint32_t>& masks) const {
+  int64_t x[kAxes] = {point / (c_.output[1] * c_.output[2]) % c_.output[0],
+                      point / c_.output[2] % c_.output[1], point % c_.output[2]};
+  for (int d = 0; d < kAxes; ++d) along[d].assign(c_.kernel[d], 0);
   // The lowest n bits, n <= 32.
   const auto lowest = [](int64_t n) { return static_cast<uint32_t>((uint64_t{1} << n) - 1); };
-  for (int64_t point = 0; point < points; point += lanes_) {
-    for (int d = 0; d < kAxes; ++d) along[d].assign(c_.kernel[d], 0);
-    const int64_t lanes = std::min<int64_t>(lanes_, points - point);
-    for (int64_t lane = 0; lane < lanes;) {  // a piece of a row
-      const int64_t n = std::min(lanes - lane, c_.output[2] - x[2]);
-      const uint32_t all = lowest(n) << lane;
-      for (int d = 0; d < 2; ++d) {
-        for (int64_t t = 0; t < c_.kernel[d]; ++t) {
-          const int64_t at = x[d] + reach_[d][t];
-          if (at >= 0 && at < c_.source[d]) along[d][t] |= all;
-        }
+  for (int64_t lane = 0; lane < lanes;) {  // a piece of a row
+    const int64_t n = std::min(lanes - lane, c_.output[2] - x[2]);
+    const uint32_t all = lowest(n) << lane;
+    for (int d = 0; d < 2; ++d) {
+      for (int64_t t = 0; t < c_.kernel[d]; ++t) {
+        const int64_t at = x[d] + reach_[d][t];
+        if (at >= 0 && at < c_.source[d]) along[d][t] |= all;
       }
-      for (int64_t t = 0; t < c_.kernel[2]; ++t) {
-        const int64_t at = x[2] + reach_[2][t];
-        const int64_t low = std::clamp<int64_t>(-at, 0, n),
-                      high = std::clamp<int64_t>(c_.source[2] - at, 0, n);
-        if (low < high) along[2][t] |= (lowest(high) & ~lowest(low)) << lane;
-      }
-      lane += n;
-      x[2] += n;
-      if (x[2] < c_.output[2]) continue;
-      x[2] = 0;
-      if (++x[1] < c_.output[1]) continue;
-      x[1] = 0;
-      if (++x[0] == c_.output[0]) x[0] = 0;
     }
-    for (const uint32_t z : along[0]) {
-      for (const uint32_t v : along[1]) {
-        for (const uint32_t h : along[2]) *mask++ = z & v & h;
-      }
+    for (int64_t t = 0; t < c_.kernel[2]; ++t) {
+      const int64_t at = x[2] + reach_[2][t];
+      const int64_t low = std::clamp<int64_t>(-at, 0, n), high = std::clamp<int64_t>(c_.source[2] - at, 0, n);
+      if (low < high) along[2][t] |= (lowest(high) & ~lowest(low)) << lane;
+    }
+    lane += n;
+    x[2] = 0;
+    if (++x[1] < c_.output[1]) continue;
+    x[1] = 0;
+    if (++x[0] == c_.output[0]) x[0] = 0;
+  }
+  for (const uint32_t z : along[0]) {
+    for (const uint32_t v : along[1]) {
+      for (const uint32_t h : along[2]) masks.push_back(z & v & h);
     }
   }
 }

@@ -210,15 +210,8 @@ void tile_flat(const Convolution& c, int lanes, Cheapest& cheapest, Tiling& t) {
   t.width = 1;
   const int64_t most = std::min(cheapest.most_points(), c.batch * image + lanes - 1);
   for (int64_t points = lanes; points <= most; points += lanes) {
-    for (const bool by_image : {true, false}) {
-      if (by_image && points >= image + lanes) continue;
-      // Tiles within an image, of a planar source, need no staging.
-      const int64_t staged = by_image ? 0 : c.kernel[0] * ceil_div(points + halo, lanes);
-      if (cheapest.offer({by_image ? c.batch : 1, by_image ? image : c.batch * image, points, staged})) {
-        t.rows = points;
-        t.by_image = by_image;
-      }
-    }
+    const int64_t staged = c.kernel[0] * ceil_div(points + halo, lanes);
+    if (cheapest.offer({1, c.batch * image, points, staged})) t.rows = points;
   }
 }
 
@@ -227,31 +220,22 @@ int64_t parts_bytes(const Unit& unit) {
   return kTileElements<float> * unit.element_bytes / (kTileRows * kTileDepth);
 }
 
-// Strips: of every image, as many in all as threads or a multiple of that; where images are small, of all of
-// them one after the other. None where they are so small that what is set up for them, and the sums that
-// neighbours compute twice, cost more than they save.
+// Strips, one for each thread, or fewer whose rows are split. None where they would be so small that what is
+// set up for them, and the sums that neighbours compute twice, cost more than they save.
 void tile_strips(const Convolution& c, int lanes, int64_t panel, int threads, Cheapest& cheapest,
                  Schedule& s) {
   const int64_t width = c.output[2], reach = reach_of_v(c), most_points = cheapest.most_points() - reach;
   const int64_t held = sums_by_v(c) * ceil_div(reach, lanes);
-  // `runs` of rows that follow one another, cut into `strips` each.
-  const auto offer = [&](int64_t runs, int64_t strips) {
-    const int64_t rows = c.output_rows() / runs;
-    const int64_t least = rows / strips * width;  // points
-    if (least < 4 * panel || (strips > 1 && least < 8 * reach)) return;
-    const int64_t points = ceil_div(rows, strips) * width + (strips > 1 ? reach : 0);
+  const int64_t most_strips = threads / std::gcd<int64_t>(threads, c.groups);
+  for (int64_t strips = 1; strips <= most_strips; ++strips) {
+    const int64_t least = c.output_rows() / strips * width;  // points
+    if (most_strips % strips != 0 || least < 4 * panel || (strips > 1 && least < 8 * reach)) continue;
+    const int64_t points = ceil_div(c.output_rows(), strips) * width + (strips > 1 ? reach : 0);
     for (int64_t tile = lanes; tile <= std::min(most_points, points + lanes - 1); tile += lanes) {
-      if (!cheapest.offer({runs * strips, points, tile, c.kernel[0] * ceil_div(tile, lanes), true, held}))
-        continue;
-      s.strips = runs * strips;
-      s.tiling = {tile, 1, s.tiling.columns, true, runs == c.batch};
+      if (!cheapest.offer({strips, points, tile, c.kernel[0] * ceil_div(tile, lanes), true, held})) continue;
+      s.strips = strips;
+      s.tiling = {tile, 1, s.tiling.columns, true};
     }
-  };
-  const auto strips_of = [&](int64_t runs) { return threads / std::gcd<int64_t>(threads, runs * c.groups); };
-  offer(c.batch, strips_of(c.batch));
-  const int64_t strips = strips_of(1);
-  for (int64_t i = 1; i <= strips && !(s.strips > 0 && s.tiling.by_image); ++i) {
-    if (strips % i == 0) offer(1, i);
   }
   s.row_splits = cheapest.row_splits();
 }

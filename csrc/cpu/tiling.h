@@ -26,9 +26,8 @@ struct Schedule {
   int vectors;            // of points in a panel
   int64_t row_splits;     // work items per tile or strip, each with a part of every row block
   bool by_v;              // the order of the packed weights: by taps along v
-  // Where the taps along v are applied to the products: parts of an image (tiling.by_image) or of all images,
-  // each with whole rows, that are work items, whose tiles follow one another. 0: those taps are in the
-  // patch.
+  // Where the taps along v are applied to the products: parts of all images, each with whole rows, that are
+  // work items, whose tiles follow one another. 0: those taps are in the patch.
   int64_t strips;
 };
 

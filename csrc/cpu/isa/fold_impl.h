@@ -207,10 +207,10 @@ void fold(FoldArguments<T>& f) {
   fold(f, kNothing);
 }
 
-// Whether what comes next can be folded on the side: a whole vector with masks.
+// Whether what comes next can be folded on the side.
 template <typename T>
 SYMCONV_INLINE bool can_fold_aside(const FoldArguments<T>& f) {
-  return f.masks && !f.finished() && f.moves[f.at.move].count == kLanes<T>;
+  return f.masks && !f.finished();
 }
 
 // The next columns of a fold, at most `most`, of the same move and set; between() is called after each.
@@ -222,7 +222,7 @@ SYMCONV_INLINE int64_t fold_aside(FoldArguments<T>& f, int64_t most, Between&& b
   const int64_t columns = std::min(columns_left(f), most);
   const auto run = [&](auto terms, auto shared) __attribute__((always_inline)) {
     const Offsets<terms(), shared()> at(f, set);
-    fold_masked<T, terms(), shared(), true>(at, f, columns, between);
+    fold_masked<T, terms(), shared(), false>(at, f, columns, between);
   };
   with_power(set.terms, [&](auto terms) __attribute__((always_inline)) {
     set.shared ? run(terms, std::true_type{}) : run(terms, std::false_type{});
