@@ -3,27 +3,26 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
+#include "kernels.h"
 #include "patch.h"
 
 namespace symconv::cpu {
 
-// Memory that will be needed soon: planes of the same ranges. It is asked for a few lines with every call of
-// the micro-kernel; met without having been asked for, each would cost the full latency.
+// Memory that will be needed soon: groups of planes of the same ranges. It is asked for a few lines with every
+// call of the micro-kernel; met without having been asked for, each would cost the full latency.
 class Ahead {
  public:
-  static constexpr int64_t kLine = 64;       // bytes
-  static constexpr int64_t kMostLines = 64;  // with a call
-
   void clear() {
+    runs_.clear();
     ranges_.clear();
     bases_.clear();
-    plane_ = range_ = 0;
-    line_ = end_ = 0;
-    most_ = 0;
+    last_ = 0;
+    left_ = 0;
   }
-  // Ranges come in ascending order; those that meet become one.
+  // Ranges, in bytes from a plane's start, come in ascending order; those that meet become one.
   void add_range(int64_t first, int64_t bytes) {
     if (!ranges_.empty() && first >= ranges_.back().first &&
         first <= ranges_.back().first + ranges_.back().bytes + kLine) {
@@ -33,46 +32,54 @@ class Ahead {
     }
   }
   void add_plane(const void* base) { bases_.push_back(reinterpret_cast<uintptr_t>(base)); }
+  // These ranges of these planes are a group: what is added from now on belongs to the next one. Of all
+  // planes the first range comes first.
+  void end_group() {
+    for (const Range& range : ranges_) {
+      for (const uintptr_t base : bases_) add_run(base + range.first, range.bytes);
+    }
+    ranges_.clear();
+    bases_.clear();
+  }
   // Divides all lines between `calls` of the micro-kernel.
   void spread(int64_t calls) {
-    int64_t lines = 0;
-    for (const Range& r : ranges_) lines += r.bytes / kLine + 1;
-    lines *= static_cast<int64_t>(bases_.size());
-    most_ = std::min(kMostLines, ceil_div(lines, std::max<int64_t>(1, calls)));
+    most_ = std::min(kMostLines, ceil_div(left_, std::max<int64_t>(1, calls)));
+    runs_.push_back({nullptr, std::numeric_limits<int64_t>::max()});
+    lines_ = {runs_.data(), runs_[0].first, runs_[0].count};
   }
-  // Those of the next call; returns how many.
-  int take(const void** lines) {
-    int64_t taken = 0;
-    while (taken < most_ && (line_ < end_ || next())) {
-      const int64_t n = std::min(most_ - taken, static_cast<int64_t>(end_ - line_ + kLine - 1) / kLine);
-      for (int64_t i = 0; i < n; ++i) lines[taken + i] = reinterpret_cast<const void*>(line_ + kLine * i);
-      taken += n;
-      line_ += kLine * n;
-    }
-    return static_cast<int>(taken);
+  // How many of lines() the next call asks for.
+  int take() {
+    const int64_t count = std::min(most_, left_);
+    left_ -= count;
+    return static_cast<int>(count);
   }
+  Lines* lines() { return &lines_; }
 
  private:
+  static constexpr int64_t kMostLines = 192;  // with a call
+
   struct Range {
     int64_t first, bytes;
   };
 
-  // The same range of the next plane, or the next range of the first; without the line that both may share.
-  bool next() {
-    if (plane_ == bases_.size()) plane_ = 0, ++range_;
-    if (range_ >= ranges_.size() || bases_.empty()) return false;
-    const uintptr_t first = bases_[plane_++] + ranges_[range_].first, past = line_;
-    end_ = first + ranges_[range_].bytes;
-    line_ = first / kLine * kLine;
-    if (line_ + kLine == past) line_ = past;
-    return true;
+  // Without the line that it may share with the run before.
+  void add_run(uintptr_t first, int64_t bytes) {
+    const uintptr_t end = (first + bytes + kLine - 1) / kLine * kLine;
+    uintptr_t begin = first / kLine * kLine;
+    if (begin + kLine == last_) begin = last_;
+    last_ = end;
+    if (begin >= end) return;
+    const auto count = static_cast<int64_t>((end - begin) / kLine);
+    runs_.push_back({reinterpret_cast<const char*>(begin), count});
+    left_ += count;
   }
 
-  std::vector<Range> ranges_;
+  std::vector<Range> ranges_;      // of the group
   std::vector<uintptr_t> bases_;
-  size_t plane_ = 0, range_ = 0;
-  uintptr_t line_ = 0, end_ = 0;  // what is left of that range
-  int64_t most_ = 0;
+  std::vector<LineRun> runs_;
+  Lines lines_{};
+  uintptr_t last_ = 0;             // where the last run ends
+  int64_t most_ = 0, left_ = 0;    // lines
 };
 
 }  // namespace symconv::cpu

@@ -262,10 +262,10 @@ class Convolve final : public ConvolutionPlan {
     }
     const int64_t panels = ceil_div(patch_.points(tile), panel_);
     if (!last && weights.source) {
-      weights.source->ahead(group, k + 1, scratch.rows, ahead.weights());
+      weights.source->ahead(group, k + 1, scratch.rows, ahead);
     } else if (!last && prepacked_ && panels <= kFewPanels &&
                packing_.elements() * kElement > kernels_.l2_bytes / 2) {
-      packing_.ahead(group, k + 1, scratch.rows, weights.packed, kElement, ahead.weights());
+      packing_.ahead(group, k + 1, scratch.rows, weights.packed, kElement, ahead);
     }
     ahead.spread(static_cast<int64_t>(scratch.multiply.calls.size()) * panels);
   }

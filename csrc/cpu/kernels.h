@@ -90,12 +90,38 @@ struct FoldArguments {
   bool finished() const { return at.first == columns || set_count == 0 || move_count == 0; }
 };
 
+constexpr int kLine = 64;  // bytes of a line of memory
+
+// Lines that follow one another.
+struct LineRun {
+  const char* first;
+  int64_t count;
+};
+
+// Lines that will be needed soon, run by run, the last of which has no end.
+struct Lines {
+  const LineRun* run;
+  const char* line;  // the next one, of that run
+  int64_t left;      // with those that follow it
+
+  const void* next() {
+    const void* const now = line;
+    line += kLine;
+    if (--left == 0) {
+      ++run;
+      line = run->first;
+      left = run->count;
+    }
+    return now;
+  }
+};
+
 // What gemm does while it multiplies, where its own loads leave gaps: some of a fold of other data, unless it
-// is null, and asking for lines of memory that will be needed soon. All lines are asked for.
+// is null, and asking for the next `line_count` lines.
 template <typename T>
 struct Aside {
   FoldArguments<T>* fold = nullptr;
-  const void* const* lines = nullptr;
+  Lines* lines = nullptr;
   int line_count = 0;
 };
 
@@ -209,7 +235,7 @@ struct MatrixWork {
   const MatrixCall<T>* end;
   int64_t b_row;  // elements between tiles of B of one k and of the next
   int64_t c_row;
-  const void* const* lines;  // of memory, to be asked for on the side
+  Lines* lines;  // of which the next `line_count` are asked for on the side
   int64_t line_count;
   int64_t interval;  // how many vectors are folded or split between a tile of A with one vector and the next
   // The next tile of A: that of segment `segment`, `k` of which are done, with `vector` vectors of it.

@@ -5,51 +5,34 @@
 
 namespace symconv::cpu {
 
-void LookAhead::clear() {
-  source_.clear();
-  output_.clear();
-  weights_.clear();
-}
-
-void LookAhead::spread(int64_t calls) {
-  source_.spread(calls);
-  output_.spread(calls);
-  weights_.spread(calls);
-}
-
-int LookAhead::take(const void** lines) {
-  int count = source_.take(lines);
-  count += output_.take(lines + count);
-  return count + weights_.take(lines + count);
-}
-
 void LookAhead::add_source(const Convolution& c, const Patch& patch, int64_t group, const Tile& next,
                            const Chunk& chunk, bool first, const Tensor& source) {
   const bool planar = source.strides[4] == 1;
   if (next.first_row >= next.last_row) return;
   if (!planar && (!first || source.strides[1] != 1 || c.groups > 1)) return;
   const int64_t element = element_size(source.dtype), point = source.strides[4] * c.stride[2];
-  patch.ahead(next, source, runs_);
-  for (const OutputRun& run : runs_) source_.add_range(run.offset * element, run.count * point * element);
+  patch.ahead(next, source, pieces_);
+  for (const OutputRun& run : pieces_) add_range(run.offset * element, run.count * point * element);
   const auto add_channel = [&](int64_t channel) {
-    source_.add_plane(static_cast<const char*>(source.data) +
+    add_plane(static_cast<const char*>(source.data) +
                       (group * c.column_channels + channel) * source.strides[1] * element);
   };
-  if (!planar) return add_channel(0);
-  for (int copy = 0; copy < chunk.copies; ++copy) {
+  if (!planar) add_channel(0);
+  for (int copy = 0; copy < chunk.copies && planar; ++copy) {
     for (int64_t j = 0; j < chunk.columns; ++j) {
       add_channel(c.columns[chunk.block].channel(chunk.first + j, copy));
     }
   }
+  end_group();
 }
 
 void LookAhead::add_output(const Convolution& c, int64_t group, const std::vector<RowRange>& rows, bool all,
                            const std::vector<OutputRun>& runs, const Tensor& output) {
   const int64_t point = output.strides[4] * c.output_step[2], element = element_size(output.dtype);
   const bool planar = point == 1 || output.strides[1] != 1;
-  if (planar ? point * element > Ahead::kLine / 4 : c.groups > 1) return;
+  if (planar ? point * element > kLine / 4 : c.groups > 1) return;
   const auto add_channel = [&](int64_t channel) {
-    output_.add_plane(static_cast<const char*>(output.data) + channel * output.strides[1] * element);
+    add_plane(static_cast<const char*>(output.data) + channel * output.strides[1] * element);
   };
   int64_t channels = c.row_channels;  // that lie next to each other from where a channel was added
   if (!planar && all) {
@@ -67,13 +50,14 @@ void LookAhead::add_output(const Convolution& c, int64_t group, const std::vecto
   }
   for (const OutputRun& run : runs) {
     if (planar || point == channels) {
-      output_.add_range(run.offset * element, run.count * point * element);
+      add_range(run.offset * element, run.count * point * element);
       continue;
     }
     for (int64_t i = 0; i < run.count; ++i) {
-      output_.add_range((run.offset + i * point) * element, channels * element);
+      add_range((run.offset + i * point) * element, channels * element);
     }
   }
+  end_group();
 }
 
 }  // namespace symconv::cpu

@@ -96,14 +96,13 @@ MatrixWork<T> Multiply<T>::plan_work(size_t j, int vectors, size_t k, const T* t
   Segment<T>* segment = buffers.segments.get<Segment<T>>(runs + 1);
   MatrixCall<T>* const calls = buffers.matrix_calls.get<MatrixCall<T>>(static_cast<int64_t>(count));
   MatrixCall<T>* end = calls;
-  buffers.lines.resize(count * LookAhead::kMostLines);
   MatrixWork<T> work{};
   int64_t products = 0;
   const Sum* sum = nullptr;
   for (size_t i = first; i < first + count; ++i) {
     const Call& call = buffers.calls[i];
     T* const target = sums + call.target * sums_row;
-    work.line_count += buffers.ahead.take(buffers.lines.data() + work.line_count);
+    work.line_count += buffers.ahead.take();
     if (call.sum->runs.empty()) {  // no tap has this parity
       for (int r = 0; r < call.m && !accumulate; ++r) std::fill_n(target + r * sums_row, panel_, T(0));
       continue;
@@ -123,7 +122,7 @@ MatrixWork<T> Multiply<T>::plan_work(size_t j, int vectors, size_t k, const T* t
   work.end = end;
   work.b_row = step;
   work.c_row = sums_row;
-  work.lines = buffers.lines.data();
+  work.lines = buffers.ahead.lines();
   // Vectors that are folded and split while this is done: three for each that is folded, about.
   const int64_t others = patch_.coefficients() * depth * kTileDepth * vectors * 3;
   work.interval = std::max<int64_t>(1, others / std::max<int64_t>(1, products));
@@ -195,8 +194,7 @@ template <typename T>
 void Multiply<T>::multiply_piece(size_t j, int vectors, size_t k, const T* folded, int64_t row, T* sums,
                                  int64_t sums_row, FoldArguments<T>* next_fold,
                                  MultiplyBuffers& buffers) const {
-  const void* lines[LookAhead::kMostLines];
-  Aside<T> aside{next_fold, lines, 0};
+  Aside<T> aside{next_fold, buffers.ahead.lines(), 0};
   const int64_t columns = packing_.pieces(k)[j].columns, n = columns * row;
   const Sum* sum = nullptr;
   Segment<T>* segments = nullptr;
@@ -210,7 +208,7 @@ void Multiply<T>::multiply_piece(size_t j, int vectors, size_t k, const T* folde
       segments = buffers.segments.get<Segment<T>>(static_cast<int64_t>(sum->runs.size()));
       for (const Sum::Run& run : sum->runs) segments[count++] = {folded + run.first * n, run.count * columns};
     }
-    aside.line_count = buffers.ahead.take(lines);
+    aside.line_count = buffers.ahead.take();
     kernels_.gemm(call->m, vectors, static_cast<const T*>(call->packed), 1, call->m, segments, count, row,
                   sums + call->target * sums_row, sums_row, k > 0 || j > 0, aside);
   }

@@ -43,7 +43,6 @@ struct MultiplyBuffers {
 
   Scratch folded, tiles, segments, matrix_calls;
   std::vector<int64_t> copied_from;  // of each panel
-  std::vector<const void*> lines;
 };
 
 template <typename T>

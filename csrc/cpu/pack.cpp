@@ -113,6 +113,7 @@ void Packing::ahead(int64_t group, size_t chunk, const std::vector<RowRange>& ro
     }
   }
   ahead.add_plane(packed);
+  ahead.end_group();
 }
 
 // Dimension 0 of the weight is A: the rows of an fprop, the columns of a dgrad; its groups follow one another
@@ -131,6 +132,12 @@ Packing::Source::Source(const Packing& packing, const Tensor& weight) : packing_
   for (size_t b = 0; b < c.rows.size(); ++b) {
     sets_.push_back(tap_sets(packing.fold_, 0, offsets, packing.positions_[b]));
   }
+  for (const int64_t z : offsets[0]) {
+    for (const int64_t v : offsets[1]) {
+      for (const int64_t h : offsets[2]) taps_.push_back(z + v + h);
+    }
+  }
+  std::sort(taps_.begin(), taps_.end());
 }
 
 template <typename T>
@@ -166,23 +173,26 @@ void Packing::Source::ahead(int64_t group, size_t chunk, const std::vector<RowRa
                             Ahead& ahead) const {
   const Convolution& c = packing_.convolution_;
   const int64_t element = element_size(weight_.dtype);
-  if (std::min(row_stride_, column_stride_) < c.taps()) return;
   const Chunk& of = packing_.patch_.chunks()[chunk];
-  const char* first =
-      static_cast<const char*>(weight_.data) +
-      (group * group_stride_ + (c.columns[of.block].first + of.first) * column_stride_) * element;
-  if (row_stride_ >= column_stride_) {
-    ahead.add_range(0, of.columns * column_stride_ * element);
-  } else {
-    for (int64_t j = 0; j < of.columns; ++j) ahead.add_plane(first + j * column_stride_ * element);
-  }
+  const RowRange columns{c.columns[of.block].first + of.first,
+                         c.columns[of.block].first + of.first + of.columns};
+  // Runs of rows or columns, of all taps where these lie together, otherwise of each.
+  const bool rows_in_planes = row_stride_ >= column_stride_;
+  const int64_t run_stride = std::min(row_stride_, column_stride_),
+                plane_stride = std::max(row_stride_, column_stride_);
   for (size_t b = 0; b < rows.size(); ++b) {
-    const auto [begin, end] = rows[b];
-    const int64_t row = (c.rows[b].first + begin) * row_stride_ * element, step = row_stride_ * element;
-    if (row_stride_ < column_stride_) ahead.add_range(row, (end - begin) * step);
-    for (int64_t r = 0; r < end - begin && row_stride_ >= column_stride_; ++r) {
-      ahead.add_plane(first + row + r * step);
+    const RowRange of_block{c.rows[b].first + rows[b].first, c.rows[b].first + rows[b].last};
+    const RowRange &planes = rows_in_planes ? of_block : columns, &runs = rows_in_planes ? columns : of_block;
+    if (run_stride >= c.taps()) {
+      ahead.add_range(runs.first * run_stride * element, runs.count() * run_stride * element);
+    } else {
+      for (const int64_t tap : taps_) {
+        ahead.add_range((tap + runs.first * run_stride) * element, runs.count() * run_stride * element);
+      }
     }
+    const char* const first = static_cast<const char*>(weight_.data) + group * group_stride_ * element;
+    for (int64_t i = planes.first; i < planes.last; ++i) ahead.add_plane(first + i * plane_stride * element);
+    ahead.end_group();
   }
 }
 

@@ -90,13 +90,14 @@ class Packing {
     template <typename T>
     void fold(const Kernels<T>& kernels, int64_t group, size_t chunk, const Piece& piece, size_t block,
               int64_t row, T* target) const;
-    // What that will read for a chunk and some rows of every block, if the taps of a filter lie together.
+    // What that will read for a chunk and some rows of every block.
     void ahead(int64_t group, size_t chunk, const std::vector<RowRange>& rows, Ahead& ahead) const;
 
    private:
     const Packing& packing_;
     const Tensor& weight_;
     int64_t group_stride_, row_stride_, column_stride_;
+    std::vector<int64_t> taps_;  // of a filter: offsets, in ascending order
     std::vector<std::vector<TapSet>> sets_;  // of each row block
   };
 

@@ -34,8 +34,7 @@ struct ThreadScratch {
   std::vector<uint32_t> masks;
   std::vector<StagedRun> staging;
   std::vector<OutputRun> next;
-  Ahead gradient, source;  // of the tile that comes next
-  std::vector<const void*> lines;
+  Ahead ahead;  // of the tile that comes next
   std::vector<PointRun> sources, padding, points;
 };
 
@@ -120,8 +119,7 @@ class Wgrad {
   // channels. Planes are read in long runs, which the processor sees by itself.
   void look_ahead(const Tile& tile, const Tile& next, const Tensor& grad_output, const Tensor& input,
                   ThreadScratch& scratch) const {
-    scratch.gradient.clear();
-    scratch.source.clear();
+    scratch.ahead.clear();
     if (!schedule_.column_lanes || c_.groups > 1 || next.first_row == next.last_row) return;
     int64_t panels = 0;
     for (const Product& product : gradient_.products()) {
@@ -129,22 +127,23 @@ class Wgrad {
     }
     panels *= static_cast<int64_t>(patch_.chunks().size()) / column_shares_ *
               ceil_div(patch_.points(tile), schedule_.piece_points);
-    const auto plan = [&](const Tensor& tensor, int64_t point_step, Ahead& ahead) {
+    const auto add = [&](const Tensor& tensor, int64_t point_step) {
       const int64_t element = element_size(tensor.dtype);
       for (const OutputRun& run : scratch.next) {
-        ahead.add_range(run.offset * element, run.count * point_step * element);
+        scratch.ahead.add_range(run.offset * element, run.count * point_step * element);
       }
-      ahead.add_plane(tensor.data);
-      ahead.spread(panels);
+      scratch.ahead.add_plane(tensor.data);
+      scratch.ahead.end_group();
     };
     if (grad_output.strides[1] == 1) {
       patch_.runs(next, 0, patch_.points(next), grad_output, scratch.next);
-      plan(grad_output, grad_output.strides[4], scratch.gradient);
+      add(grad_output, grad_output.strides[4]);
     }
     if (input.strides[1] == 1) {
       patch_.ahead(next, input, scratch.next);
-      plan(input, input.strides[4] * c_.stride[2], scratch.source);
+      add(input, input.strides[4] * c_.stride[2]);
     }
+    scratch.ahead.spread(panels);
   }
 
   void add_tile(int64_t group, const Tile& tile, int64_t first_chunk, int64_t last_chunk,
@@ -245,8 +244,7 @@ class Wgrad {
     T* folded = scratch.folded.get<T>(schedule_.piece_points * point_row);
     const std::vector<TapSet>& sets = patch_.tap_sets(chunk);
     const int64_t points = patch_.points(tile);
-    const void* lines[2 * Ahead::kMostLines];
-    Aside<T> aside{nullptr, lines, 0};
+    Aside<T> aside{nullptr, scratch.ahead.lines(), 0};
     const int64_t size = schedule_.piece_points / kTileDepth * most_tile_vectors() * kTileElements<T>;
     T* const buffers = matrix_ ? scratch.tiles.get<T>(2 * size) : nullptr;
     for (size_t i = 0; i < scratch.ends.size(); ++i) {
@@ -276,8 +274,7 @@ class Wgrad {
         for (int64_t j = 0; j < panels; ++j) {
           const int64_t v = part(n, panels, j), lane = product.at * width + v * lanes_;
           const Segment<T> segment{folded + product.first * width + v * lanes_, depth};
-          aside.line_count = scratch.gradient.take(lines);
-          aside.line_count += scratch.source.take(lines + aside.line_count);
+          aside.line_count = scratch.ahead.take();
           for (int64_t t = 0; t < tiles; ++t) {
             const int64_t r = part(rows_, tiles, t);
             kernels_.gemm(static_cast<int>(part(rows_, tiles, t + 1) - r),
@@ -348,12 +345,8 @@ class Wgrad {
     work.end = end;
     work.b_row = row * kTileElements<T>;
     work.c_row = sums;
-    scratch.lines.resize(2 * Ahead::kMostLines * static_cast<size_t>(most));
-    for (int64_t i = 0; i < most; ++i) {
-      work.line_count += scratch.gradient.take(scratch.lines.data() + work.line_count);
-      work.line_count += scratch.source.take(scratch.lines.data() + work.line_count);
-    }
-    work.lines = scratch.lines.data();
+    for (int64_t i = 0; i < most; ++i) work.line_count += scratch.ahead.take();
+    work.lines = scratch.ahead.lines();
     // Three for each two vectors that are split meanwhile.
     work.interval = std::max<int64_t>(
         1, schedule_.piece_points * row * 3 / 2 / std::max<int64_t>(1, most * panels * depth));

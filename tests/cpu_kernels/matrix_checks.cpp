@@ -75,13 +75,20 @@ void fold_some_aside(const Kernels<T>& kernels, Random& random, FoldArguments<T>
     for (T& x : b) x = random.number<T>();
     const int64_t first = random.between(0, depth);
     const Segment<T> segments[] = {{b.data(), first}, {b.data() + first * n, depth - first}};
-    const std::vector<const void*> lines(random.one_of({0, 1, 20, 64}), a.data());
-    const Aside<T> aside{random.chance(0.8) ? &fold : nullptr, lines.data(), static_cast<int>(lines.size())};
+    const int asked = static_cast<int>(random.one_of({0, 1, 20, 64}));
+    const auto* memory = reinterpret_cast<const char*>(a.data());
+    const LineRun runs[] = {{memory, 3}, {memory, 1}, {memory, 1000}};
+    Lines lines{runs, memory, 3};
+    const Aside<T> aside{random.chance(0.8) ? &fold : nullptr, &lines, asked};
     const bool packed = random.chance(0.8);
     const int64_t a_row = packed ? 1 : depth, a_col = packed ? m : 1;
     kernels.gemm(m, v, a.data(), a_row, a_col, segments, 2, n, c.data(), n, false, aside);
     kernels.gemm(m, v, a.data(), a_row, a_col, segments, 2, n, alone.data(), n, false, {});
     report.check(c == alone, "products differ with a fold on the side");
+    int64_t left = lines.left;
+    for (const LineRun* run = lines.run + 1; run < std::end(runs); ++run) left += run->count;
+    report.check(left == 1004 - asked, "%d lines are to be asked for, not %d", asked,
+                 static_cast<int>(1004 - left));
   }
 }
 

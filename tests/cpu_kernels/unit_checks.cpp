@@ -107,14 +107,16 @@ void check_matrix(const Kernels<float>& kernels, Random& random, Report& report)
       }
     }
     // Some of it while other rows are split, the rest afterwards.
-    const std::vector<const void*> lines(random.one_of({0, 1, 50}), c.data());
+    const auto* memory = reinterpret_cast<const char*>(c.data());
+    const LineRun runs[] = {{memory, 2}, {memory, 1000}};
+    Lines lines{runs, memory, 2};
     MatrixWork<float> w{};
     w.call = work.data();
     w.end = work.data() + work.size();
     w.b_row = b_row;
     w.c_row = c_row;
-    w.lines = lines.data();
-    w.line_count = static_cast<int64_t>(lines.size());
+    w.lines = &lines;
+    w.line_count = random.one_of({0, 1, 50});
     w.interval = interval;
     unit.begin();
     std::vector<float> other(kTileDepth * points, 1.0f);

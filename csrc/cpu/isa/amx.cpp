@@ -173,7 +173,7 @@ SYMCONV_INLINE void multiply_vector(MatrixWork<float>& w, std::integer_sequence<
   const MatrixCall<float>& call = *w.call;
   const Segment<float>& segment = call.segments[w.segment];
   const char* b = reinterpret_cast<const char*>(segment.b + w.k * w.b_row);
-  for (int i = 0; i < kLinesAtOnce && w.line_count > 0; ++i, --w.line_count) ask_for(*w.lines++);
+  for (int i = 0; i < kLinesAtOnce && w.line_count > 0; ++i, --w.line_count) ask_for(w.lines->next());
   if (w.vector == 0) {
     if (w.tile == 0) (tile_zero<V>(), ...);
     const char* a = reinterpret_cast<const char*>(call.a) + w.tile * kTile;
@@ -208,7 +208,7 @@ void multiply_vector(MatrixWork<float>& w) {
 
 void finish(MatrixWork<float>& w) {
   while (w.call != w.end) multiply_vector(w);
-  for (; w.line_count > 0; --w.line_count) ask_for(*w.lines++);
+  for (; w.line_count > 0; --w.line_count) ask_for(w.lines->next());
 }
 
 // What is done on the side, and how much of the other work until it goes on.

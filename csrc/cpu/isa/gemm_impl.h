@@ -40,18 +40,18 @@ void gemm_tile(const T* a, int64_t a_row, int64_t a_col, const Segment<T>* segme
     }
     a += Packed ? M : a_col;
   };
-  const void* const* line = aside.lines;
-  const void* const* const end = line + aside.line_count;
-  const auto ask_for_all = [&] {
-    while (line != end) ask_for(*line++);
+  int line_count = Busy ? aside.line_count : 0;
+  Lines lines = line_count > 0 ? *aside.lines : Lines{};
+  const auto ask_for_next = [&]() __attribute__((always_inline)) {
+    ask_for(lines.next());
+    --line_count;
   };
-  if constexpr (!Busy) ask_for_all();
   for (int s = 0; s < count; ++s) {
     const T* b = segments[s].b;
     int64_t k = segments[s].k;
     if constexpr (Busy) {
       const auto add_next = [&]() __attribute__((always_inline)) {
-        if (line != end) ask_for(*line++);
+        if (line_count > 0) ask_for_next();
         add_products(b, partial[0]);
         b += b_row;
       };
@@ -62,7 +62,7 @@ void gemm_tile(const T* a, int64_t a_row, int64_t a_col, const Segment<T>* segme
           k -= done;
         }
       }
-      for (; k > 0 && line != end; --k) add_next();
+      for (; k > 0 && line_count > 0; --k) add_next();
     }
     for (; k >= Chains; k -= Chains) {
 #pragma GCC unroll 4
@@ -72,7 +72,10 @@ void gemm_tile(const T* a, int64_t a_row, int64_t a_col, const Segment<T>* segme
       for (; k > 0; --k, b += b_row) add_products(b, partial[0]);
     }
   }
-  if constexpr (Busy) ask_for_all();
+  if (Busy && aside.line_count > 0) {
+    while (line_count > 0) ask_for_next();
+    *aside.lines = lines;
+  }
   Vector<T>(*sum)[V] = partial[0];
 #pragma GCC unroll 4
   for (int n = Chains / 2; n > 0; n /= 2) {
@@ -127,6 +130,9 @@ struct Gemm {
     const bool packed = a_row == 1 && a_col == m;
     const bool busy = aside.line_count > 0 || (kFoldsAside && aside.fold && can_fold_aside(*aside.fold));
     GemmTile<T> tile;
+    if (m != Rows) {
+      for (int i = 0; i < aside.line_count; ++i) ask_for(aside.lines->next());
+    }
     if (m == Rows && busy) {
       tile = packed ? find_busy<true>(v, Whole{}) : find_busy<false>(v, Whole{});
     } else {
