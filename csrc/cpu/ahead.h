@@ -11,8 +11,8 @@
 
 namespace symconv::cpu {
 
-// Memory that will be needed soon: groups of planes of the same ranges. It is asked for a few lines with every
-// call of the micro-kernel; met without having been asked for, each would cost the full latency.
+// Memory that will be needed soon: groups of planes of the same ranges. It is asked for a few lines with
+// every call of the micro-kernel; met without having been asked for, each would cost the full latency.
 class Ahead {
  public:
   void clear() {
@@ -31,15 +31,27 @@ class Ahead {
       ranges_.push_back({first, bytes});
     }
   }
-  void add_plane(const void* base) { bases_.push_back(reinterpret_cast<uintptr_t>(base)); }
+  void add_plane(const void* base) { bases_.push_back(static_cast<const char*>(base)); }
   // These ranges of these planes are a group: what is added from now on belongs to the next one. Of all
   // planes the first range comes first.
   void end_group() {
     for (const Range& range : ranges_) {
-      for (const uintptr_t base : bases_) add_run(base + range.first, range.bytes);
+      for (const char* base : bases_) add_run(base + range.first, range.bytes);
     }
     ranges_.clear();
     bases_.clear();
+  }
+  // A single run, without the line that it may share with the one before.
+  void add_run(const char* first, int64_t bytes) {
+    const auto at = reinterpret_cast<uintptr_t>(first);
+    const uintptr_t end = (at + bytes + kLine - 1) / kLine * kLine;
+    uintptr_t begin = at / kLine * kLine;
+    if (begin + kLine == last_) begin = last_;
+    last_ = end;
+    if (begin >= end) return;
+    const auto count = static_cast<int64_t>((end - begin) / kLine);
+    runs_.push_back({reinterpret_cast<const char*>(begin), count});
+    left_ += count;
   }
   // Divides all lines between `calls` of the micro-kernel.
   void spread(int64_t calls) {
@@ -62,24 +74,12 @@ class Ahead {
     int64_t first, bytes;
   };
 
-  // Without the line that it may share with the run before.
-  void add_run(uintptr_t first, int64_t bytes) {
-    const uintptr_t end = (first + bytes + kLine - 1) / kLine * kLine;
-    uintptr_t begin = first / kLine * kLine;
-    if (begin + kLine == last_) begin = last_;
-    last_ = end;
-    if (begin >= end) return;
-    const auto count = static_cast<int64_t>((end - begin) / kLine);
-    runs_.push_back({reinterpret_cast<const char*>(begin), count});
-    left_ += count;
-  }
-
-  std::vector<Range> ranges_;      // of the group
-  std::vector<uintptr_t> bases_;
+  std::vector<Range> ranges_;  // of the group
+  std::vector<const char*> bases_;
   std::vector<LineRun> runs_;
   Lines lines_{};
-  uintptr_t last_ = 0;             // where the last run ends
-  int64_t most_ = 0, left_ = 0;    // lines
+  uintptr_t last_ = 0;           // where the last run ends
+  int64_t most_ = 0, left_ = 0;  // lines
 };
 
 }  // namespace symconv::cpu

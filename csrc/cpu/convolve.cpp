@@ -22,6 +22,7 @@ struct ThreadScratch {
   std::vector<OutputRun> runs;
   std::vector<StagedRun> staging;
   std::vector<RowRange> rows;
+  std::vector<Packing::Source::Panel> panels;
   MultiplyBuffers multiply;
   WriteBuffers write;
 };
@@ -118,14 +119,10 @@ class Convolve final : public ConvolutionPlan {
     if (!weights.source) return {weights.packed, 0};
     const int64_t first = packing_.offset(group, k, {0, 0}, 0, 0);
     T* packed = scratch.weights.template get<T>(packing_.chunk_elements(k));
-    for (const Piece& piece : packing_.pieces(k)) {
-      for (size_t b = 0; b < c_.rows.size(); ++b) {
-        for (int64_t row = scratch.rows[b].first; row < scratch.rows[b].last; row += panel_rows_) {
-          weights.source->fold(kernels_, group, k, piece, b, row,
-                               packed + (packing_.offset(group, k, piece, b, row) - first));
-        }
-      }
-    }
+    scratch.panels.clear();
+    weights.source->panels(k, k + 1, scratch.rows, scratch.panels);
+    const int64_t panels = static_cast<int64_t>(scratch.panels.size());
+    weights.source->fold(kernels_, scratch.panels, group * panels, (group + 1) * panels, packed, first);
     return {packed, first};
   }
 
@@ -229,8 +226,8 @@ class Convolve final : public ConvolutionPlan {
     for (size_t k = 0; k < patch_.chunks().size(); ++k) {
       const Chunk& chunk = patch_.chunks()[k];
       if (!in_place) patch_.stage(kernels_, scratch.staging, chunk, group, source, staged);
-      const auto planes = in_place ? patch_.unstaged<T>(tile, chunk, group, source)
-                                   : patch_.staged<T>(chunk, staged);
+      const auto planes =
+          in_place ? patch_.unstaged<T>(tile, chunk, group, source) : patch_.staged<T>(chunk, staged);
       multiply_.plan(group, k, scratch.rows, weights_of(group, k, weights, scratch), buffers);
       look_ahead(group, tile, next, k, source, weights, output, scratch);
       multiply_.run(patch_.points(tile), k, planes, sums, row, buffers);

@@ -15,7 +15,7 @@ void LookAhead::add_source(const Convolution& c, const Patch& patch, int64_t gro
   for (const OutputRun& run : pieces_) add_range(run.offset * element, run.count * point * element);
   const auto add_channel = [&](int64_t channel) {
     add_plane(static_cast<const char*>(source.data) +
-                      (group * c.column_channels + channel) * source.strides[1] * element);
+              (group * c.column_channels + channel) * source.strides[1] * element);
   };
   if (!planar) add_channel(0);
   for (int copy = 0; copy < chunk.copies && planar; ++copy) {

@@ -140,31 +140,115 @@ Packing::Source::Source(const Packing& packing, const Tensor& weight) : packing_
   std::sort(taps_.begin(), taps_.end());
 }
 
+void Packing::Source::panels(size_t first, size_t last, const std::vector<RowRange>& rows,
+                             std::vector<Panel>& panels) const {
+  const int64_t panel_rows = packing_.panel_rows_;
+  const auto add_rows = [&](size_t chunk, const Piece& piece, const Piece& columns, size_t b) {
+    for (int64_t row = rows[b].first; row < rows[b].last; row += panel_rows) {
+      panels.push_back({chunk, piece, columns, b, row});
+    }
+  };
+  if (row_stride_ < column_stride_) {
+    // The rows of a column are read from the first to the last one, in as many columns as a tile is deep.
+    for (size_t k = first; k < last; ++k) {
+      for (const Piece& piece : packing_.pieces(k)) {
+        for (int64_t j = 0; j < piece.columns; j += kTileDepth) {
+          const Piece columns{j, std::min<int64_t>(kTileDepth, piece.columns - j)};
+          for (size_t b = 0; b < rows.size(); ++b) add_rows(k, piece, columns, b);
+        }
+      }
+    }
+    return;
+  }
+  for (size_t b = 0; b < rows.size(); ++b) {
+    for (int64_t row = rows[b].first; row < rows[b].last; row += panel_rows) {
+      for (size_t k = first; k < last; ++k) {
+        for (const Piece& piece : packing_.pieces(k)) {
+          panels.push_back({k, piece, {0, piece.columns}, b, row});
+        }
+      }
+    }
+  }
+}
+
 template <typename T>
-void Packing::Source::fold(const Kernels<T>& kernels, int64_t group, size_t chunk, const Piece& piece,
-                           size_t block, int64_t row, T* target) const {
+void Packing::Source::fold(const Kernels<T>& kernels, const std::vector<Panel>& panels, int64_t begin,
+                           int64_t end, T* packed, int64_t first) const {
+  constexpr int64_t kAhead = 2;
+  const int64_t per_group = static_cast<int64_t>(panels.size());
+  const auto ask = [&](int64_t i) {
+    if (i < end) ask_for(i / per_group, panels[i % per_group]);
+  };
+  for (int64_t i = begin; i < begin + kAhead; ++i) ask(i);
+  for (int64_t i = begin; i < end; ++i) {
+    ask(i + kAhead);
+    const int64_t group = i / per_group;
+    const Panel& p = panels[i % per_group];
+    fold_panel(kernels, group, p,
+               packed + (packing_.offset(group, p.chunk, p.piece, p.block, p.row) - first));
+  }
+}
+
+void Packing::Source::ask_for(int64_t group, const Panel& panel) const {
   const Convolution& c = packing_.convolution_;
-  const Chunk& of = packing_.patch_.chunks()[chunk];
-  const int64_t rows = std::min(packing_.panel_rows_, c.rows[block].orbits - row);
-  const int64_t first = group * group_stride_ + (c.rows[block].first + row) * row_stride_ +
-                        (c.columns[of.block].first + of.first + piece.first) * column_stride_;
-  const auto fold_columns = [&](int64_t column, int64_t columns, T* folded) {
-    kernels.fold_weight(weight_.dtype, sets_[block].data(), static_cast<int>(sets_[block].size()),
+  const Chunk& of = packing_.patch_.chunks()[panel.chunk];
+  const Block& block = c.rows[panel.block];
+  const int64_t row = block.first + panel.row,
+                column = c.columns[of.block].first + of.first + panel.piece.first + panel.columns.first;
+  const int64_t rows = std::min(packing_.panel_rows_, block.orbits - panel.row);
+  for_each_run(group, {row, row + rows}, {column, column + panel.columns.columns},
+               [](const char* first, int64_t bytes) {
+                 for (int64_t i = 0; i < bytes; i += kLine) __builtin_prefetch(first + i, 0, 2);
+               });
+}
+
+template <typename Visit>
+void Packing::Source::for_each_run(int64_t group, const RowRange& rows, const RowRange& columns,
+                                   Visit&& visit) const {
+  const bool rows_in_planes = row_stride_ >= column_stride_;
+  const RowRange &planes = rows_in_planes ? rows : columns, &runs = rows_in_planes ? columns : rows;
+  const int64_t element = element_size(weight_.dtype),
+                run_stride = std::min(row_stride_, column_stride_) * element,
+                plane_stride = std::max(row_stride_, column_stride_) * element;
+  const char* const first =
+      static_cast<const char*>(weight_.data) + group * group_stride_ * element + runs.first * run_stride;
+  const bool together = run_stride >= packing_.taps_ * element;
+  for (int64_t i = planes.first; i < planes.last; ++i) {
+    for (const int64_t tap : taps_) {
+      visit(first + i * plane_stride + (together ? 0 : tap * element), runs.count() * run_stride);
+      if (together) break;
+    }
+  }
+}
+
+template <typename T>
+void Packing::Source::fold_panel(const Kernels<T>& kernels, int64_t group, const Panel& panel,
+                                 T* target) const {
+  const Convolution& c = packing_.convolution_;
+  const Chunk& of = packing_.patch_.chunks()[panel.chunk];
+  const Block& block = c.rows[panel.block];
+  const std::vector<TapSet>& sets = sets_[panel.block];
+  const int64_t rows = std::min(packing_.panel_rows_, block.orbits - panel.row);
+  const int64_t first = group * group_stride_ + (block.first + panel.row) * row_stride_ +
+                        (c.columns[of.block].first + of.first + panel.piece.first) * column_stride_;
+  const auto fold_columns = [&](int64_t column, int64_t columns, T* folded, int64_t coefficient) {
+    kernels.fold_weight(weight_.dtype, sets.data(), static_cast<int>(sets.size()),
                         static_cast<const char*>(weight_.data) +
                             (first + column * column_stride_) * element_size(weight_.dtype),
-                        row_stride_, static_cast<int>(rows), column_stride_, columns, folded, columns * rows);
+                        row_stride_, static_cast<int>(rows), column_stride_, columns, folded, coefficient);
   };
+  const auto [begin, count] = panel.columns;
   const int64_t tile = packing_.tile_elements_;
-  if (tile == 0) return fold_columns(0, piece.columns, target);
+  if (tile == 0) return fold_columns(begin, count, target + begin * rows, panel.piece.columns * rows);
   static thread_local Scratch scratch;
   T* folded = scratch.get<T>(packing_.taps_ * kTileRows * kTileDepth + kernels.lanes);
-  const int64_t depth = ceil_div(piece.columns, kTileDepth);
-  for (int64_t j = 0; j < depth; ++j) {
-    const int64_t columns = std::min<int64_t>(kTileDepth, piece.columns - j * kTileDepth);
-    fold_columns(j * kTileDepth, columns, folded);
+  const int64_t depth = ceil_div(panel.piece.columns, kTileDepth);
+  for (int64_t j = begin; j < begin + count; j += kTileDepth) {
+    const int64_t columns = std::min<int64_t>(kTileDepth, begin + count - j);
+    fold_columns(j, columns, folded, columns * rows);
     for (int64_t k = 0; k < packing_.taps_; ++k) {
       kernels.matrix->split_rows(static_cast<int>(rows), columns, folded + k * columns * rows, 1, rows,
-                                 target + (k * depth + j) * tile);
+                                 target + (k * depth + j / kTileDepth) * tile);
     }
   }
 }
@@ -172,62 +256,31 @@ void Packing::Source::fold(const Kernels<T>& kernels, int64_t group, size_t chun
 void Packing::Source::ahead(int64_t group, size_t chunk, const std::vector<RowRange>& rows,
                             Ahead& ahead) const {
   const Convolution& c = packing_.convolution_;
-  const int64_t element = element_size(weight_.dtype);
   const Chunk& of = packing_.patch_.chunks()[chunk];
-  const RowRange columns{c.columns[of.block].first + of.first,
-                         c.columns[of.block].first + of.first + of.columns};
-  // Runs of rows or columns, of all taps where these lie together, otherwise of each.
-  const bool rows_in_planes = row_stride_ >= column_stride_;
-  const int64_t run_stride = std::min(row_stride_, column_stride_),
-                plane_stride = std::max(row_stride_, column_stride_);
+  const int64_t column = c.columns[of.block].first + of.first;
   for (size_t b = 0; b < rows.size(); ++b) {
-    const RowRange of_block{c.rows[b].first + rows[b].first, c.rows[b].first + rows[b].last};
-    const RowRange &planes = rows_in_planes ? of_block : columns, &runs = rows_in_planes ? columns : of_block;
-    if (run_stride >= c.taps()) {
-      ahead.add_range(runs.first * run_stride * element, runs.count() * run_stride * element);
-    } else {
-      for (const int64_t tap : taps_) {
-        ahead.add_range((tap + runs.first * run_stride) * element, runs.count() * run_stride * element);
-      }
-    }
-    const char* const first = static_cast<const char*>(weight_.data) + group * group_stride_ * element;
-    for (int64_t i = planes.first; i < planes.last; ++i) ahead.add_plane(first + i * plane_stride * element);
-    ahead.end_group();
+    const int64_t row = c.rows[b].first;
+    for_each_run(group, {row + rows[b].first, row + rows[b].last}, {column, column + of.columns},
+                 [&](const char* first, int64_t bytes) { ahead.add_run(first, bytes); });
   }
 }
 
 template <typename T>
 void Packing::pack(const Kernels<T>& kernels, const Tensor& weight, T* packed, const Threads& threads) const {
-  struct Panel {
-    size_t chunk;
-    Piece piece;
-    size_t block;
-    int64_t row;
-  };
-  std::vector<Panel> panels;
-  // Filter by filter, so that the weight is read from its beginning to its end.
-  for (size_t b = 0; b < convolution_.rows.size(); ++b) {
-    for (int64_t row = 0; row < convolution_.rows[b].orbits; row += panel_rows_) {
-      for (size_t k = 0; k < patch_.chunks().size(); ++k) {
-        for (const Piece& piece : pieces_[k]) panels.push_back({k, piece, b, row});
-      }
-    }
-  }
   const Source source(*this, weight);
+  std::vector<RowRange> rows;
+  for (const Block& block : convolution_.rows) rows.push_back({0, block.orbits});
+  std::vector<Source::Panel> panels;
+  source.panels(0, patch_.chunks().size(), rows, panels);
   const int64_t per_group = static_cast<int64_t>(panels.size());
-  threads.run(convolution_.groups * per_group, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const auto& [chunk, piece, block, row] = panels[i % per_group];
-      source.fold(kernels, i / per_group, chunk, piece, block, row,
-                  packed + offset(i / per_group, chunk, piece, block, row));
-    }
-  });
+  threads.run(convolution_.groups * per_group,
+              [&](int64_t begin, int64_t end) { source.fold(kernels, panels, begin, end, packed, 0); });
 }
 
-#define SYMCONV_PACK(T)                                                                                     \
-  template void Packing::pack<T>(const Kernels<T>&, const Tensor&, T*, const Threads&) const;               \
-  template void Packing::Source::fold<T>(const Kernels<T>&, int64_t, size_t, const Piece&, size_t, int64_t, \
-                                         T*) const;
+#define SYMCONV_PACK(T)                                                                                      \
+  template void Packing::pack<T>(const Kernels<T>&, const Tensor&, T*, const Threads&) const;                \
+  template void Packing::Source::fold<T>(const Kernels<T>&, const std::vector<Panel>&, int64_t, int64_t, T*, \
+                                         int64_t) const;
 SYMCONV_PACK(float)
 SYMCONV_PACK(double)
 #undef SYMCONV_PACK

@@ -86,18 +86,39 @@ class Packing {
   class Source {
    public:
     Source(const Packing& packing, const Tensor& weight);
-    // The panel of rows from `row` of row block `block`, for a piece of a chunk, to `target`.
+
+    // The panel of rows from `row` of row block `block`, for `columns` of a piece of a chunk.
+    struct Panel {
+      size_t chunk;
+      Piece piece, columns;
+      size_t block;
+      int64_t row;
+    };
+    // Adds the panels of `rows` of every row block for chunks [first, last), in the order in which the weight
+    // lies in memory.
+    void panels(size_t first, size_t last, const std::vector<RowRange>& rows,
+                std::vector<Panel>& panels) const;
+    // Folds panels [begin, end) of a list, counted through all groups, to where the panel of the whole piece
+    // starts: packed[offset(group, panel)] less `first`.
     template <typename T>
-    void fold(const Kernels<T>& kernels, int64_t group, size_t chunk, const Piece& piece, size_t block,
-              int64_t row, T* target) const;
+    void fold(const Kernels<T>& kernels, const std::vector<Panel>& panels, int64_t begin, int64_t end,
+              T* packed, int64_t first) const;
     // What that will read for a chunk and some rows of every block.
     void ahead(int64_t group, size_t chunk, const std::vector<RowRange>& rows, Ahead& ahead) const;
 
    private:
+    template <typename T>
+    void fold_panel(const Kernels<T>& kernels, int64_t group, const Panel& panel, T* target) const;
+    void ask_for(int64_t group, const Panel& panel) const;
+    // Calls visit(first byte, bytes) for the runs in which rows and columns of the weight lie, one or, where
+    // its taps do not lie together, one for each tap in each filter or channel.
+    template <typename Visit>
+    void for_each_run(int64_t group, const RowRange& rows, const RowRange& columns, Visit&& visit) const;
+
     const Packing& packing_;
     const Tensor& weight_;
     int64_t group_stride_, row_stride_, column_stride_;
-    std::vector<int64_t> taps_;  // of a filter: offsets, in ascending order
+    std::vector<int64_t> taps_;              // of a filter: offsets, in ascending order
     std::vector<std::vector<TapSet>> sets_;  // of each row block
   };
 

@@ -106,8 +106,8 @@ class Patch {
   void ahead(const Tile& tile, const Tensor& source, std::vector<OutputRun>& runs) const;
 
   // The moves of the tile's points in panels of `panel` points, to rows of as many; ends[i] is where panel
-  // i's moves end. With a flat tiling, the masks of every move and tap, too. `image_step`: elements from image
-  // to image where the source is folded in place; 0 where planes are staged.
+  // i's moves end. With a flat tiling, the masks of every move and tap, too. `image_step`: elements from
+  // image to image where the source is folded in place; 0 where planes are staged.
   void moves(const Tile& tile, int64_t panel, int64_t image_step, std::vector<Move>& moves,
              std::vector<int>& ends, std::vector<uint32_t>& masks) const;
 

@@ -314,6 +314,15 @@ Schedule schedule(const Convolution& c, const Unit& unit, int threads, bool pack
     tile_rows(c, lanes, panel, of_tile, s.tiling);
   }
   s.row_splits = of_tile.row_splits();
+  const int64_t width_tiles = s.tiling.flat ? 1 : ceil_div(c.output[2], s.tiling.width),
+                rows = s.tiling.flat ? c.output_rows() * c.output[2] : c.output_rows();
+  if (!packed && !unit.matrix && folds_weights_in_tiles(width_tiles * ceil_div(rows, s.tiling.rows))) {
+    // The weights of a chunk are folded together, and should stay in L2 until they are multiplied.
+    const int64_t column_weights = std::max<int64_t>(1, c.taps()) * ceil_div(c.row_filters(), s.row_splits);
+    s.piece_columns = std::clamp<int64_t>(unit.l2_bytes / 3 / (column_weights * unit.element_bytes),
+                                          kPieceColumns, s.piece_columns);
+    s.tiling.columns = std::min(s.tiling.columns, ceil_div(most, ceil_div(most, s.piece_columns)));
+  }
   return s;
 }
 

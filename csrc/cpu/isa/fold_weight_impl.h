@@ -91,11 +91,30 @@ struct WeightBlock {
     if (column_stride == span) {  // and the next column's after them
       transposed(source + first, columns * span,
                  [&](int64_t i) { return place[i] < 0 ? nullptr : taps + place[i]; });
-    } else {
-      for (int j = 0; j < columns; ++j) {
-        transposed(source + first + j * column_stride, span,
-                   [&](int64_t i) { return place[i] < 0 ? nullptr : taps + place[i] + j * rows; });
-      }
+      return;
+    }
+    int j = 0;
+    if (rows == kLanes<T> / 2 && span <= kLanes<T>) {
+      for (; j + 2 <= columns; j += 2) collect_two_columns(first, static_cast<int>(span), j);
+    }
+    for (; j < columns; ++j) {
+      transposed(source + first + j * column_stride, span,
+                 [&](int64_t i) { return place[i] < 0 ? nullptr : taps + place[i] + j * rows; });
+    }
+  }
+
+  // The same for columns j and j + 1 of half a vector of rows each, which lie next to each other in taps[].
+  SYMCONV_INLINE void collect_two_columns(int64_t first, int span, int j) {
+    constexpr int L = kLanes<T>, Half = L / 2;
+    const Stored* const from = source + first + j * column_stride;
+    Vector<T> block[L];
+#pragma GCC unroll 16
+    for (int r = 0; r < L; ++r) {
+      block[r] = load_as<T>(from + r % Half * row_stride + r / Half * column_stride, span);
+    }
+    transpose<T>(block);
+    for (int i = 0; i < span; ++i) {
+      if (place[i] >= 0) store<T>(taps + place[i] + j * rows, block[i]);
     }
   }
 
