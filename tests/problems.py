@@ -461,14 +461,15 @@ _SUBJECTS = (_masks, _kernels, _strides_dilations_paddings, _groups_batches_chan
 CONVOLUTIONS = [p for subject in _SUBJECTS for p in subject()]
 PROBLEMS = [q for p in CONVOLUTIONS for q in (p, p.twin())]
 
-# Where the CPU applies the taps along v to the products of fprop in strips of several tiles, of an image or
-# of several small ones (csrc/cpu/convolve.cpp), and, "strips-smaller", where it cannot; and where it applies
-# them to grad_output in wgrad, whose tiles end anywhere.
+# Where the CPU applies the taps along v to the products of fprop in strips of several tiles, of a part of
+# an image or of several images (csrc/cpu/convolve.cpp), and, "strips-smaller", where it cannot; and where
+# it applies them to grad_output in wgrad, whose tiles end anywhere.
 STRIPS = [
     q
     for p in (
         problem("strips-tall", 8, 4, (280, 7), 3, {"hv": 8}, padding=1),
         problem("strips-2-images", 12, 4, (150, 13), 3, {"hv": 8, "v": 4}, padding=1, layout="channels_last"),
+        problem("strips-3-images", 12, 5, (31, 13), 3, {"hv": 8, "h": 4}, padding=1, batch=3),
         problem("strips-5-taps", 12, 6, (60, 33), (5, 3), {"h": 2, "v": 4, "hv": 4}, 1, (4, 1), (2, 1)),
         problem("strips-4-taps", 8, 4, (57, 35), (4, 3), {"hv": 4, "v": 4}, 1, (3, 1), (2, 1)),
         problem("strips-2-groups", 16, 8, (80, 25), 3, {"hv": 16}, padding=1, groups=2, batch=1),

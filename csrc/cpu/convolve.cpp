@@ -152,7 +152,7 @@ class Convolve final : public ConvolutionPlan {
     patch_.runs(tile, 0, points, output, scratch.runs);
     if (patch_.chunks().empty()) std::memset(accumulators, 0, accumulator_rows * row * sizeof(T));
     compute_sums(group, tile, patch_.after(tile), source, weights, output, accumulators, row, scratch);
-    write_.write({group, bias, output, scratch.runs}, scratch.rows, accumulators, row);
+    write_.write({group, bias, output, scratch.runs}, scratch.rows, accumulators, row, points, scratch.write);
   }
 
   // Points of rows that follow one another: outputs [first, last), which need the sums of [low, high).
@@ -221,7 +221,7 @@ class Convolve final : public ConvolutionPlan {
     T* staged = scratch.staged.get<T>(patch_.staged_elements() + kTileRows);  // a vector of points is read
     MultiplyBuffers& buffers = scratch.multiply;
     const bool in_place = patch_.in_place(kernels_, source);
-    patch_.moves(tile, panel_, in_place ? source.strides[0] : 0, buffers.moves, buffers.ends, buffers.masks);
+    patch_.moves(tile, panel_, in_place ? &source : nullptr, buffers.moves, buffers.ends, buffers.masks);
     if (!in_place) patch_.staging(tile, source, scratch.staging);
     for (size_t k = 0; k < patch_.chunks().size(); ++k) {
       const Chunk& chunk = patch_.chunks()[k];

@@ -104,7 +104,7 @@ struct Lines {
   const char* line;  // the next one, of that run
   int64_t left;      // with those that follow it
 
-  const void* next() {
+  [[gnu::always_inline]] const void* next() {
     const void* const now = line;
     line += kLine;
     if (--left == 0) {

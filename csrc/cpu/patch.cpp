@@ -280,14 +280,14 @@ void Patch::for_each_slice(const Tile& tile, Visit&& visit) const {
   }
 }
 
-void Patch::moves(const Tile& tile, int64_t panel, int64_t image_step, std::vector<Move>& moves,
+void Patch::moves(const Tile& tile, int64_t panel, const Tensor* source, std::vector<Move>& moves,
                   std::vector<int>& ends, std::vector<uint32_t>& masks) const {
   moves.clear();
   ends.clear();
   masks.clear();
-  if (tiling_.flat) return flat_moves(tile, panel, image_step, moves, ends, masks);
-  int64_t target = 0;                                    // next point of the panel
-  const auto add = [&](int64_t source, int64_t count) {  // `count` points that lie next to each other
+  if (tiling_.flat) return flat_moves(tile, panel, source, moves, ends, masks);
+  int64_t target = 0;                                     // next point of the panel
+  const auto add = [&](int64_t element, int64_t count) {  // `count` points that lie next to each other
     while (count > 0) {
       const int64_t length = std::min(count, panel - target);
       for (int64_t i = 0; i < length; i += lanes_) {
@@ -299,9 +299,9 @@ void Patch::moves(const Tile& tile, int64_t panel, int64_t image_step, std::vect
             written = length;
           }
         }
-        moves.push_back({source + at, static_cast<int32_t>(target + at), static_cast<int32_t>(written)});
+        moves.push_back({element + at, static_cast<int32_t>(target + at), static_cast<int32_t>(written)});
       }
-      source += length;
+      element += length;
       count -= length;
       target += length;
       if (target == panel) {

@@ -106,9 +106,9 @@ class Patch {
   void ahead(const Tile& tile, const Tensor& source, std::vector<OutputRun>& runs) const;
 
   // The moves of the tile's points in panels of `panel` points, to rows of as many; ends[i] is where panel
-  // i's moves end. With a flat tiling, the masks of every move and tap, too. `image_step`: elements from
-  // image to image where the source is folded in place; 0 where planes are staged.
-  void moves(const Tile& tile, int64_t panel, int64_t image_step, std::vector<Move>& moves,
+  // i's moves end. With a flat tiling, the masks of every move and tap, too. `source`: what is
+  // folded in place; null where planes are staged.
+  void moves(const Tile& tile, int64_t panel, const Tensor* source, std::vector<Move>& moves,
              std::vector<int>& ends, std::vector<uint32_t>& masks) const;
 
   // The fold of columns [first, first + columns) of a chunk, to [coefficient][column][point], by `count` of
@@ -154,7 +154,7 @@ class Patch {
   // Flat: the same.
   void plan_flat(TapOffsets (&offsets)[kAxes]);
   void flat_staging(const Tile& tile, const Tensor& source, std::vector<StagedRun>& runs) const;
-  void flat_moves(const Tile& tile, int64_t panel, int64_t image_step, std::vector<Move>& moves,
+  void flat_moves(const Tile& tile, int64_t panel, const Tensor* source, std::vector<Move>& moves,
                   std::vector<int>& ends, std::vector<uint32_t>& masks) const;
   // The masks of every tap for `lanes` points from `point` on. `along` is used for those along an axis.
   void add_masks(int64_t point, int64_t lanes, std::vector<uint32_t> (&along)[kAxes],

@@ -52,7 +52,7 @@ void Patch::flat_staging(const Tile& tile, const Tensor& source, std::vector<Sta
   }
 }
 
-void Patch::flat_moves(const Tile& tile, int64_t panel, int64_t image_step, std::vector<Move>& moves,
+void Patch::flat_moves(const Tile& tile, int64_t panel, const Tensor* source, std::vector<Move>& moves,
                        std::vector<int>& ends, std::vector<uint32_t>& masks) const {
   const int64_t points = this->points(tile), image = image_points(), first = tile.first_row;
   std::vector<uint32_t> along[kAxes];
@@ -60,14 +60,14 @@ void Patch::flat_moves(const Tile& tile, int64_t panel, int64_t image_step, std:
     const int64_t end = std::min(i + lanes_, points);
     for (int64_t q = i; q < end;) {  // a move, or one for each image
       const int64_t point = first + q, target = q % panel;
-      int64_t source = q, last = end;
+      int64_t element = q, last = end;
       int64_t lanes = std::min<int64_t>(lanes_, points - q);
-      if (image_step > 0) {
-        source = (point / image - first / image) * image_step + point % image - first % image;
+      if (source) {
+        element = (point / image - first / image) * source->strides[0] + point % image - first % image;
         lanes = std::min(lanes, image - point % image);
         last = std::min(end, q + lanes);
       }
-      moves.push_back({source, static_cast<int32_t>(target),
+      moves.push_back({element, static_cast<int32_t>(target),
                        static_cast<int32_t>(std::min<int64_t>(lanes_, panel - target))});
       add_masks(point, lanes, along, masks);
       q = last;

@@ -177,13 +177,22 @@ int64_t sums_by_v(const Convolution& c) {
   return sums;
 }
 
-// What the sums of a strip's tile may take: their share of a third of L2, besides the source of this tile
-// and of the next and the output, which are asked for, and as much again as the weights, all of which every
-// tile reads again; not more than half of L2, unless the weights do.
-int64_t sum_bytes_of_strip(const Convolution& c, int64_t weight_bytes, int64_t l2_bytes) {
+// What a number takes in tiles of a matrix unit.
+int64_t parts_bytes(const Unit& unit) {
+  return kTileElements<float> * unit.element_bytes / (kTileRows * kTileDepth);
+}
+
+// What the sums of a strip's tile may take: as much as the weights, all of which every tile reads again, and
+// their share of a third of L2, besides the source of this tile and of the next and the output, which are
+// asked for; not more than half of L2, unless the weights do. Half of it with a matrix unit: processors that
+// have one have more L2.
+int64_t sum_bytes_of_strip(const Convolution& c, const Unit& unit) {
+  const int64_t element_bytes = unit.matrix ? parts_bytes(unit) : unit.element_bytes,
+                weight_bytes = c.row_filters() * c.column_filters() * c.taps() * element_bytes;
   const int64_t sums = sums_by_v(c), others = 2 * c.column_channels + c.row_channels;
-  const int64_t share = l2_bytes / 3 * sums / std::max<int64_t>(1, sums + others);
-  return std::max(std::min(share + weight_bytes, l2_bytes / 2), std::min(weight_bytes, 2 * l2_bytes));
+  const int64_t share = unit.l2_bytes / 3 * sums / std::max<int64_t>(1, sums + others);
+  const int64_t beside_others = unit.matrix ? unit.l2_bytes : share + weight_bytes;
+  return std::max(std::min(beside_others, unit.l2_bytes / 2), std::min(weight_bytes, 2 * unit.l2_bytes));
 }
 
 // Points that the taps along v reach up and down: so many sums are held from tile to tile.
@@ -213,11 +222,6 @@ void tile_flat(const Convolution& c, int lanes, Cheapest& cheapest, Tiling& t) {
     const int64_t staged = c.kernel[0] * ceil_div(points + halo, lanes);
     if (cheapest.offer({1, c.batch * image, points, staged})) t.rows = points;
   }
-}
-
-// What a number takes in tiles of a matrix unit.
-int64_t parts_bytes(const Unit& unit) {
-  return kTileElements<float> * unit.element_bytes / (kTileRows * kTileDepth);
 }
 
 // Strips, one for each thread, or fewer whose rows are split. None where they would be so small that what is
@@ -297,17 +301,14 @@ Schedule schedule(const Convolution& c, const Unit& unit, int threads, bool pack
   const auto cheapest = [&](int64_t sums, int64_t most_panels, int64_t sum_bytes) {
     return Cheapest(c, unit, threads, most_panels, sums, sum_bytes, packed);
   };
-  const int64_t half = unit.l2_bytes / 2;
   if (s.by_v && flat(c)) {
-    const int64_t element_bytes = unit.matrix ? parts_bytes(unit) : unit.element_bytes;
-    const int64_t weight_bytes = c.row_filters() * c.column_filters() * c.taps() * element_bytes;
-    Cheapest of_strip = cheapest(sums_by_v(c), 32, sum_bytes_of_strip(c, weight_bytes, unit.l2_bytes));
+    Cheapest of_strip = cheapest(sums_by_v(c), 32, sum_bytes_of_strip(c, unit));
     if (reach_of_v(c) <= of_strip.most_points() / 2) {
       tile_strips(c, lanes, panel, threads, of_strip, s);
       if (s.strips > 0) return s;
     }
   }
-  Cheapest of_tile = cheapest(c.row_channels, 16, half);
+  Cheapest of_tile = cheapest(c.row_channels, 16, unit.l2_bytes / 2);
   if (flat(c)) {
     tile_flat(c, lanes, of_tile, s.tiling);
   } else {

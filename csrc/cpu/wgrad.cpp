@@ -155,7 +155,7 @@ class Wgrad {
       plan_points(tile, scratch);
       if (matrix_) split_gradient(tile, gradient, scratch);
     } else {
-      patch_.moves(tile, points_, 0, scratch.moves, scratch.ends, scratch.masks);
+      patch_.moves(tile, points_, nullptr, scratch.moves, scratch.ends, scratch.masks);
     }
     MatrixWork<T> work{};
     int64_t pieces = 0;

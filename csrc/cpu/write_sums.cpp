@@ -14,10 +14,67 @@ constexpr int64_t kBlockVectors = 4;  // of points, whose channels are written t
 }  // namespace
 
 template <typename T>
+bool WriteSums<T>::gathers(const Tensor& output, const std::vector<RowRange>& rows) const {
+  if (output.strides[1] != 1 || output.strides[4] == 1 || c_.output_step[2] != 1 || c_.rows.size() < 2)
+    return false;
+  int64_t vectors = 0;
+  for (size_t b = 0; b < rows.size(); ++b) {
+    if (rows[b].count() < c_.rows[b].orbits) return false;  // another part has the others
+    vectors += c_.rows[b].size() * ceil_div(rows[b].count(), kernels_.lanes);
+  }
+  return 2 * vectors > 3 * ceil_div(c_.row_channels, kernels_.lanes);
+}
+
+template <typename T>
+template <typename Write>
+void WriteSums<T>::gather(const Target& target, int64_t first, int64_t last, WriteBuffers& buffers,
+                          Write&& write) const {
+  constexpr DType kComputed = sizeof(T) == 8 ? DType::kFloat64 : DType::kFloat32;
+  const Tensor& output = target.output;
+  const int64_t channels = c_.row_channels, plane = (kBlockVectors + 1) * kernels_.lanes;
+  T* planes = buffers.planes.get<T>(channels * plane);
+  const T* bias = static_cast<const T*>(target.bias);
+  for (int64_t begin = first; begin < last; begin += kBlockVectors * kernels_.lanes) {
+    const int64_t end = std::min(last, begin + kBlockVectors * kernels_.lanes);
+    const Tensor gathered{planes, kComputed, {0, plane, 0, 0, 1}};
+    buffers.runs.assign(1, {0, end - begin, 0});
+    write(Target{0, bias ? bias + target.group * channels : nullptr, gathered, buffers.runs}, begin, end);
+    EpilogueArguments<T> a{};
+    a.slots = 1;
+    a.orbits = channels;
+    a.row = plane;
+    a.orbit_stride = 1;
+    a.point_stride = output.strides[4];
+    for (const OutputRun& run : target.runs) {
+      const int64_t low = std::max(begin - first, run.point),
+                    high = std::min(end - first, run.point + run.count);
+      if (low >= high) continue;
+      a.accumulators = planes + low - (begin - first);
+      a.points = high - low;
+      a.output[0] = static_cast<char*>(output.data) +
+                    (target.group * channels + run.offset + (low - run.point) * a.point_stride) *
+                        element_size(output.dtype);
+      kernels_.epilogue(output.dtype, a);
+    }
+  }
+}
+
+template <typename T>
 void WriteSums<T>::write_by_v(const Target& target, const std::vector<RowRange>& rows, const T* sums,
                               int64_t sums_row, int64_t first, int64_t last, WriteBuffers& buffers) const {
-  const Tensor& output = target.output;
   find_reached(first, last, buffers.reached);
+  if (gathers(target.output, rows)) {
+    return gather(target, first, last, buffers, [&](const Target& planes, int64_t begin, int64_t end) {
+      write_reached(planes, rows, sums, sums_row, begin, end, buffers);
+    });
+  }
+  write_reached(target, rows, sums, sums_row, first, last, buffers);
+}
+
+template <typename T>
+void WriteSums<T>::write_reached(const Target& target, const std::vector<RowRange>& rows, const T* sums,
+                                 int64_t sums_row, int64_t first, int64_t last, WriteBuffers& buffers) const {
+  const Tensor& output = target.output;
   const bool planar = output.strides[4] * c_.output_step[2] == 1;
   const int64_t most_orbits = planar ? 4 : kernels_.lanes,
                 most_points = planar ? last - first : kBlockVectors * kernels_.lanes;
@@ -89,7 +146,18 @@ void WriteSums<T>::compute_slots(size_t b, int64_t orbits, uint32_t taps, const 
 
 template <typename T>
 void WriteSums<T>::write(const Target& target, const std::vector<RowRange>& rows, const T* sums,
-                         int64_t sums_row) const {
+                         int64_t sums_row, int64_t points, WriteBuffers& buffers) const {
+  if (gathers(target.output, rows)) {
+    return gather(target, 0, points, buffers, [&](const Target& planes, int64_t begin, int64_t) {
+      write_blocks(planes, rows, sums + begin, sums_row);
+    });
+  }
+  write_blocks(target, rows, sums, sums_row);
+}
+
+template <typename T>
+void WriteSums<T>::write_blocks(const Target& target, const std::vector<RowRange>& rows, const T* sums,
+                                int64_t sums_row) const {
   const Tensor& output = target.output;
   const bool planar = output.strides[4] * c_.output_step[2] == 1;
   for (size_t b = 0; b < c_.rows.size(); ++b) {

@@ -1,5 +1,9 @@
 // From the GEMM's sums to the output of fprop and dgrad: sums of taps along v to slots, slots through the
 // butterfly to channels.
+//
+// In channels_last the butterfly's rows are transposed in vectors of channels. Where several narrow row
+// blocks would leave most of these empty, the channels are gathered first: planes of a few points take the
+// output's place, and are then transposed together.
 #pragma once
 
 #include <cstdint>
@@ -21,8 +25,9 @@ struct Reached {
 
 // What a thread needs.
 struct WriteBuffers {
-  Scratch slots;
+  Scratch slots, planes;
   std::vector<Reached> reached;
+  std::vector<OutputRun> runs;
 };
 
 // Where a tile's results go: a bias per row channel or null, the runs of its points.
@@ -40,9 +45,11 @@ class WriteSums {
   WriteSums(const Convolution& convolution, const Packing& packing, const Kernels<T>& kernels)
       : c_(convolution), packing_(packing), kernels_(kernels) {}
 
-  // The slots of a tile, of `rows` of every row block: rows of points, `sums_row` apart. Along the rows of
-  // one channel after the other, or, where channels lie next to each other, along the points.
-  void write(const Target& target, const std::vector<RowRange>& rows, const T* sums, int64_t sums_row) const;
+  // The slots of a tile of `points` points, of `rows` of every row block: rows of points, `sums_row` apart.
+  // Along the rows of one channel after the other, or, where channels lie next to each other, along the
+  // points.
+  void write(const Target& target, const std::vector<RowRange>& rows, const T* sums, int64_t sums_row,
+             int64_t points, WriteBuffers& buffers) const;
 
   // Output points [first, last), those of the target's runs, of `rows` of every row block, from the sums of
   // the taps along v, of which point p of a row is at sums[p]: block by block of slots that stay in L1.
@@ -50,6 +57,19 @@ class WriteSums {
                   int64_t first, int64_t last, WriteBuffers& buffers) const;
 
  private:
+  // Whether channels are gathered.
+  bool gathers(const Tensor& output, const std::vector<RowRange>& rows) const;
+  // Calls write(target, begin, end) with planes in the target's place for a few of its points [first, last)
+  // at a time, and transposes these planes to it.
+  template <typename Write>
+  void gather(const Target& target, int64_t first, int64_t last, WriteBuffers& buffers, Write&& write) const;
+
+  // write and write_by_v, to a target as it is.
+  void write_blocks(const Target& target, const std::vector<RowRange>& rows, const T* sums,
+                    int64_t sums_row) const;
+  void write_reached(const Target& target, const std::vector<RowRange>& rows, const T* sums, int64_t sums_row,
+                     int64_t first, int64_t last, WriteBuffers& buffers) const;
+
   // Which taps along v reach the source from the output points [first, last).
   void find_reached(int64_t first, int64_t last, std::vector<Reached>& reached) const;
   // The slots of some orbits of a block, for `points` points that the same taps along v reach, from sums that
