@@ -45,10 +45,9 @@ _NARROW = 16
 # The same where a mirrored weight is kept, and the taps with which there is little to save for each of them.
 _FEW = 8
 _FEW_TAPS = 27
-# Numbers of an output beyond a core's own cache; of one that takes long to write in many short pieces,
-# as that of several blocks is.
+# Numbers of an output beyond a core's own cache; of one of several blocks, which takes longer to write.
 _FAR = 1 << 20
-_LONG_IN_PIECES = 1 << 17
+_FAR_IN_BLOCKS = 1 << 19
 # Input channels of a group from which a CUDA tensor-core kernel can be faster: it computes 16 at a time.
 _CUDA_CHANNELS = 8
 # Taps that a CUDA tensor-core kernel takes at most; residues modulo the stride that its dgrad does.
@@ -150,4 +149,4 @@ def prefers_kept_dense_in_channels_last(problem: Problem, size: tuple[int, ...],
         return False
     outputs = size[0] * problem.out_channels * math.prod(problem.output_size(size[2:]))
     blocks = sum(orbits > 0 for orbits in problem.orbits)
-    return outputs >= (_FAR if blocks == 1 else _LONG_IN_PIECES)
+    return outputs >= (_FAR if blocks == 1 else _FAR_IN_BLOCKS)

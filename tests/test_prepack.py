@@ -92,7 +92,13 @@ def test_both_forms_are_used(
 @pytest.mark.usefixtures("native")
 @pytest.mark.parametrize(
     ("symmetry", "extent", "is_large"),
-    [({"hv": 16}, 9, False), ({"hv": 16}, 80, False), ({"hv": 16}, 192, True), ({"hv": 8, "v": 8}, 80, True)],
+    [
+        ({"hv": 16}, 9, False),
+        ({"hv": 16}, 128, False),
+        ({"hv": 16}, 192, True),
+        ({"hv": 8, "v": 8}, 80, False),
+        ({"hv": 8, "v": 8}, 128, True),
+    ],
 )
 @pytest.mark.parametrize("format_", [torch.contiguous_format, torch.channels_last])
 def test_few_channels_and_a_large_output_in_channels_last_use_the_kept_dense_weight(
