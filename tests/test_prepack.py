@@ -94,6 +94,7 @@ def test_both_forms_are_used(
     ("symmetry", "extent", "is_large"),
     [
         ({"hv": 16}, 9, False),
+        ({"hv": 16}, 80, False),
         ({"hv": 16}, 128, False),
         ({"hv": 16}, 192, True),
         ({"hv": 8, "v": 8}, 80, False),

@@ -15,6 +15,8 @@ namespace symconv::cpu {
 // every call of the micro-kernel; met without having been asked for, each would cost the full latency.
 class Ahead {
  public:
+  static constexpr int64_t kMostLines = 192;  // with a call
+
   void clear() {
     runs_.clear();
     ranges_.clear();
@@ -68,8 +70,6 @@ class Ahead {
   Lines* lines() { return &lines_; }
 
  private:
-  static constexpr int64_t kMostLines = 192;  // with a call
-
   struct Range {
     int64_t first, bytes;
   };

@@ -17,8 +17,11 @@ void LookAhead::add_source(const Convolution& c, const Patch& patch, int64_t gro
     add_plane(static_cast<const char*>(source.data) +
               (group * c.column_channels + channel) * source.strides[1] * element);
   };
-  if (!planar) add_channel(0);
-  for (int copy = 0; copy < chunk.copies && planar; ++copy) {
+  if (!planar) {
+    add_channel(0);
+    return end_group();
+  }
+  for (int copy = 0; copy < chunk.copies; ++copy) {
     for (int64_t j = 0; j < chunk.columns; ++j) {
       add_channel(c.columns[chunk.block].channel(chunk.first + j, copy));
     }

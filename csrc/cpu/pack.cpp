@@ -143,32 +143,43 @@ Packing::Source::Source(const Packing& packing, const Tensor& weight) : packing_
 void Packing::Source::panels(size_t first, size_t last, const std::vector<RowRange>& rows,
                              std::vector<Panel>& panels) const {
   const int64_t panel_rows = packing_.panel_rows_;
-  const auto add_rows = [&](size_t chunk, const Piece& piece, const Piece& columns, size_t b) {
-    for (int64_t row = rows[b].first; row < rows[b].last; row += panel_rows) {
-      panels.push_back({chunk, piece, columns, b, row});
-    }
-  };
-  if (row_stride_ < column_stride_) {
-    // The rows of a column are read from the first to the last one, in as many columns as a tile is deep.
-    for (size_t k = first; k < last; ++k) {
-      for (const Piece& piece : packing_.pieces(k)) {
-        for (int64_t j = 0; j < piece.columns; j += kTileDepth) {
-          const Piece columns{j, std::min<int64_t>(kTileDepth, piece.columns - j)};
-          for (size_t b = 0; b < rows.size(); ++b) add_rows(k, piece, columns, b);
+  if (row_stride_ >= column_stride_) {
+    for (size_t b = 0; b < rows.size(); ++b) {
+      for (int64_t row = rows[b].first; row < rows[b].last; row += panel_rows) {
+        for (size_t k = first; k < last; ++k) {
+          for (const Piece& piece : packing_.pieces(k)) {
+            panels.push_back({k, piece, {0, piece.columns}, b, row});
+          }
         }
       }
     }
     return;
   }
-  for (size_t b = 0; b < rows.size(); ++b) {
-    for (int64_t row = rows[b].first; row < rows[b].last; row += panel_rows) {
-      for (size_t k = first; k < last; ++k) {
-        for (const Piece& piece : packing_.pieces(k)) {
-          panels.push_back({k, piece, {0, piece.columns}, b, row});
+  // The rows of a column from the first to the last one, in as many columns as a tile is deep.
+  for (size_t k = first; k < last; ++k) {
+    for (const Piece& piece : packing_.pieces(k)) {
+      for (int64_t j = 0; j < piece.columns; j += kTileDepth) {
+        const Piece columns{j, std::min<int64_t>(kTileDepth, piece.columns - j)};
+        for (size_t b = 0; b < rows.size(); ++b) {
+          for (int64_t row = rows[b].first; row < rows[b].last; row += panel_rows) {
+            panels.push_back({k, piece, columns, b, row});
+          }
         }
       }
     }
   }
+}
+
+RowRange Packing::Source::rows_of(const Panel& panel) const {
+  const Block& block = packing_.convolution_.rows[panel.block];
+  return {block.first + panel.row, block.first + std::min(panel.row + packing_.panel_rows_, block.orbits)};
+}
+
+RowRange Packing::Source::columns_of(const Panel& panel) const {
+  const Chunk& of = packing_.patch_.chunks()[panel.chunk];
+  const int64_t first =
+      packing_.convolution_.columns[of.block].first + of.first + panel.piece.first + panel.columns.first;
+  return {first, first + panel.columns.columns};
 }
 
 template <typename T>
@@ -190,16 +201,9 @@ void Packing::Source::fold(const Kernels<T>& kernels, const std::vector<Panel>& 
 }
 
 void Packing::Source::ask_for(int64_t group, const Panel& panel) const {
-  const Convolution& c = packing_.convolution_;
-  const Chunk& of = packing_.patch_.chunks()[panel.chunk];
-  const Block& block = c.rows[panel.block];
-  const int64_t row = block.first + panel.row,
-                column = c.columns[of.block].first + of.first + panel.piece.first + panel.columns.first;
-  const int64_t rows = std::min(packing_.panel_rows_, block.orbits - panel.row);
-  for_each_run(group, {row, row + rows}, {column, column + panel.columns.columns},
-               [](const char* first, int64_t bytes) {
-                 for (int64_t i = 0; i < bytes; i += kLine) __builtin_prefetch(first + i, 0, 2);
-               });
+  for_each_run(group, rows_of(panel), columns_of(panel), [](const char* first, int64_t bytes) {
+    for (int64_t i = 0; i < bytes; i += kLine) __builtin_prefetch(first + i, 0, 2);
+  });
 }
 
 template <typename Visit>
@@ -224,13 +228,10 @@ void Packing::Source::for_each_run(int64_t group, const RowRange& rows, const Ro
 template <typename T>
 void Packing::Source::fold_panel(const Kernels<T>& kernels, int64_t group, const Panel& panel,
                                  T* target) const {
-  const Convolution& c = packing_.convolution_;
-  const Chunk& of = packing_.patch_.chunks()[panel.chunk];
-  const Block& block = c.rows[panel.block];
   const std::vector<TapSet>& sets = sets_[panel.block];
-  const int64_t rows = std::min(packing_.panel_rows_, block.orbits - panel.row);
-  const int64_t first = group * group_stride_ + (block.first + panel.row) * row_stride_ +
-                        (c.columns[of.block].first + of.first + panel.piece.first) * column_stride_;
+  const int64_t rows = rows_of(panel).count();
+  const int64_t first =
+      group * group_stride_ + rows_of(panel).first * row_stride_ + columns_of(panel).first * column_stride_;
   const auto fold_columns = [&](int64_t column, int64_t columns, T* folded, int64_t coefficient) {
     kernels.fold_weight(weight_.dtype, sets.data(), static_cast<int>(sets.size()),
                         static_cast<const char*>(weight_.data) +
@@ -239,13 +240,13 @@ void Packing::Source::fold_panel(const Kernels<T>& kernels, int64_t group, const
   };
   const auto [begin, count] = panel.columns;
   const int64_t tile = packing_.tile_elements_;
-  if (tile == 0) return fold_columns(begin, count, target + begin * rows, panel.piece.columns * rows);
+  if (tile == 0) return fold_columns(0, count, target + begin * rows, panel.piece.columns * rows);
   static thread_local Scratch scratch;
   T* folded = scratch.get<T>(packing_.taps_ * kTileRows * kTileDepth + kernels.lanes);
   const int64_t depth = ceil_div(panel.piece.columns, kTileDepth);
   for (int64_t j = begin; j < begin + count; j += kTileDepth) {
     const int64_t columns = std::min<int64_t>(kTileDepth, begin + count - j);
-    fold_columns(j, columns, folded, columns * rows);
+    fold_columns(j - begin, columns, folded, columns * rows);
     for (int64_t k = 0; k < packing_.taps_; ++k) {
       kernels.matrix->split_rows(static_cast<int>(rows), columns, folded + k * columns * rows, 1, rows,
                                  target + (k * depth + j / kTileDepth) * tile);

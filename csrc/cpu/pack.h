@@ -110,6 +110,9 @@ class Packing {
     template <typename T>
     void fold_panel(const Kernels<T>& kernels, int64_t group, const Panel& panel, T* target) const;
     void ask_for(int64_t group, const Panel& panel) const;
+    // Its filters and their channels, as the weight counts them in a group.
+    RowRange rows_of(const Panel& panel) const;
+    RowRange columns_of(const Panel& panel) const;
     // Calls visit(first byte, bytes) for the runs in which rows and columns of the weight lie, one or, where
     // its taps do not lie together, one for each tap in each filter or channel.
     template <typename Visit>

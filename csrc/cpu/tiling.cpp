@@ -93,10 +93,12 @@ class Cheapest {
     if (cost > 0.99 * least_) return false;
     least_ = cost;
     parts_ = parts;
+    tiles_ = cut.runs * cut.tiles_of_run();
     return true;
   }
   // Parts that the rows of each tile are split into.
   int64_t row_splits() const { return parts_; }
+  int64_t tiles() const { return tiles_; }
 
  private:
   int64_t work_items(const Cut& cut) const { return cut.work_items() * groups_; }
@@ -148,7 +150,7 @@ class Cheapest {
   double columns_, channels_, element_, l2_;
   int64_t most_parts_ = 1;
   double least_ = std::numeric_limits<double>::infinity();
-  int64_t parts_ = 1;
+  int64_t parts_ = 1, tiles_ = 0;
 };
 
 // Whether taps along v can be applied to the products: rows are tied, and there are products enough.
@@ -315,9 +317,7 @@ Schedule schedule(const Convolution& c, const Unit& unit, int threads, bool pack
     tile_rows(c, lanes, panel, of_tile, s.tiling);
   }
   s.row_splits = of_tile.row_splits();
-  const int64_t width_tiles = s.tiling.flat ? 1 : ceil_div(c.output[2], s.tiling.width),
-                rows = s.tiling.flat ? c.output_rows() * c.output[2] : c.output_rows();
-  if (!packed && !unit.matrix && folds_weights_in_tiles(width_tiles * ceil_div(rows, s.tiling.rows))) {
+  if (!packed && !unit.matrix && folds_weights_in_tiles(of_tile.tiles())) {
     // The weights of a chunk are folded together, and should stay in L2 until they are multiplied.
     const int64_t column_weights = std::max<int64_t>(1, c.taps()) * ceil_div(c.row_filters(), s.row_splits);
     s.piece_columns = std::clamp<int64_t>(unit.l2_bytes / 3 / (column_weights * unit.element_bytes),

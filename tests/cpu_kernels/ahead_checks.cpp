@@ -47,14 +47,16 @@ void check_ahead(Random& random, Report& report) {
   for (int64_t g = 0; g < groups; ++g) single = add_group(random, ahead, expected) && single;
   ahead.spread(calls);
   std::set<uintptr_t> given;
-  int64_t count = 0, used = 0;
+  int64_t count = 0, used = 0, most = 0;
   while (const int n = ahead.take()) {
     for (int i = 0; i < n; ++i) given.insert(reinterpret_cast<uintptr_t>(ahead.lines()->next()) / 64);
     count += n;
+    most = std::max<int64_t>(most, n);
     ++used;
   }
   report.check(given == expected, "%zu lines are given, %zu expected", given.size(), expected.size());
-  report.check(used <= std::max<int64_t>(calls, ceil_div(count, 100)), "it takes %ld calls",
+  report.check(most <= Ahead::kMostLines, "%ld at a time", static_cast<long>(most));
+  report.check(used <= std::max(calls, ceil_div(count, Ahead::kMostLines)), "it takes %ld calls",
                static_cast<long>(used));
   report.check(!single || count == static_cast<int64_t>(given.size()), "some are given twice");
 }

@@ -222,6 +222,7 @@ SYMCONV_INLINE int64_t fold_aside(FoldArguments<T>& f, int64_t most, Between&& b
   const int64_t columns = std::min(columns_left(f), most);
   const auto run = [&](auto terms, auto shared) __attribute__((always_inline)) {
     const Offsets<terms(), shared()> at(f, set);
+    // Stored with a mask, whole vectors too, which is as fast: moves may end with the panel.
     fold_masked<T, terms(), shared(), false>(at, f, columns, between);
   };
   with_power(set.terms, [&](auto terms) __attribute__((always_inline)) {
