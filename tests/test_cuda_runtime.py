@@ -18,6 +18,7 @@ from cuda_standin.build import Build, build
 # NVML would count the GPUs of this machine.
 PRELUDE = """
 import importlib.util
+import os
 import sys
 import torch
 
@@ -25,6 +26,14 @@ torch.cuda._device_count_nvml = lambda: -1
 spec = importlib.util.spec_from_file_location("symconv_ext._C", sys.argv[1])
 sys.modules[spec.name] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules[spec.name])
+"""
+
+# Without the interpreter's own end: torch's autograd thread of a GPU may still be releasing the graph after
+# backward() has returned. It needs the GIL for that, and a thread that asks for the GIL of an interpreter
+# that is ending aborts the process ("terminate called without an active exception").
+END = """
+sys.stdout.flush()
+os._exit(0)
 """
 
 
@@ -44,7 +53,7 @@ def run(built: Build, code: str, **settings: str) -> subprocess.CompletedProcess
         if not name.startswith(("CUDA_", "PYTEST_", "PYTORCH_", "SYMCONV_"))
     }
     return subprocess.run(
-        [sys.executable, "-c", PRELUDE + code, str(built.extension)],
+        [sys.executable, "-c", PRELUDE + code + END, str(built.extension)],
         env={**kept, **settings, "LD_PRELOAD": str(built.standin)},
         cwd=Path(__file__).parent,
         capture_output=True,
@@ -56,7 +65,7 @@ def run(built: Build, code: str, **settings: str) -> subprocess.CompletedProcess
 
 def test_on_two_gpus(built: Build) -> None:
     options = ["-q", "-p", "no:cacheprovider", "cuda_standin/on_two_gpus.py"]
-    done = run(built, f"import pytest\nsys.exit(pytest.main({options}))")
+    done = run(built, f"import pytest\nassert pytest.main({options}) == 0")
     assert done.returncode == 0, done.stdout[-12000:] + done.stderr[-4000:]
 
 
