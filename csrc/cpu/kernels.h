@@ -132,17 +132,28 @@ struct SignedRow {
   T sign;
 };
 
-// What the epilogue needs: `slots` slots of `orbits` orbits, as rows of points, the orbits of one slot
-// consecutive. Output element (reflection rank e, orbit, point) is at output[e] + orbit * orbit_stride +
-// point * point_stride, in units of elements. bias[e] points to the orbits' biases (already of type T),
-// consecutive, or is null.
+// A row that a slot is the sum of: its place, in elements from the slots' first row, and 1 or -1.
+template <typename T>
+struct SlotTerm {
+  int64_t offset;
+  T sign;
+};
+
+// What the epilogue needs: `slots` slots of `orbits` orbits, as rows of points, those of the next orbit `row`
+// elements further. A slot is a row, or the sum of a few. Output element (reflection rank e, orbit, point) is
+// at output[e] + orbit * orbit_stride + point * point_stride, in units of elements. bias[e] points to the
+// orbits' biases (already of type T), consecutive, or is null.
 template <typename T>
 struct EpilogueArguments {
   int slots;  // 1, 2, 4 or 8; the same number of outputs
   int64_t orbits;
   const T* accumulators;
-  int64_t row;   // elements from row to row
-  int64_t slot;  // elements from slot to slot
+  int64_t row;
+  int64_t slot;  // elements from a slot's row to that of the next slot
+  // Unless null, slot q is the sum of term_count[q] rows, those of slot 0 first; all of them can be read for
+  // a vector past their points.
+  const SlotTerm<T>* terms;
+  int term_count[kMaxTerms];
   int64_t points;
   void* output[kMaxTerms];
   int64_t orbit_stride;
@@ -321,7 +332,7 @@ struct Kernels {
   // row, and may be overwritten in `out`.
   void (*add_rows)(const SignedRow<T>* rows, int count, int64_t n, T* out);
 
-  // The butterfly of the accumulators, plus bias, narrowed to the output's type.
+  // The butterfly of the slots, plus bias, narrowed to the output's type.
   void (*epilogue)(DType dtype, const EpilogueArguments<T>&);
 
   // The slots of grad_output: target[class * class_step + orbit * orbit_step + (run.target + i) * point_step]

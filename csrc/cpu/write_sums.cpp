@@ -74,30 +74,19 @@ void WriteSums<T>::write_by_v(const Target& target, const std::vector<RowRange>&
 template <typename T>
 void WriteSums<T>::write_reached(const Target& target, const std::vector<RowRange>& rows, const T* sums,
                                  int64_t sums_row, int64_t first, int64_t last, WriteBuffers& buffers) const {
-  const Tensor& output = target.output;
-  const bool planar = output.strides[4] * c_.output_step[2] == 1;
-  const int64_t most_orbits = planar ? 4 : kernels_.lanes,
-                most_points = planar ? last - first : kBlockVectors * kernels_.lanes;
-  const int64_t slot_row = ceil_div(most_points, kernels_.lanes) * kernels_.lanes + kernels_.lanes;
-  T* slots = buffers.slots.get<T>(most_orbits * kMaxOrbit * slot_row);
   for (size_t b = 0; b < c_.rows.size(); ++b) {
-    const int64_t sum_rows = rows[b].count();
-    for (int64_t orbit = 0; orbit < sum_rows; orbit += most_orbits) {
-      const int64_t orbits = std::min(most_orbits, sum_rows - orbit);
-      for (int64_t begin = first; begin < last; begin += most_points) {
-        const int64_t end = std::min(last, begin + most_points);
-        for (const Reached& reached : buffers.reached) {
-          const int64_t low = std::max(begin, reached.first), high = std::min(end, reached.last);
-          if (low < high) {
-            compute_slots(b, orbits, reached.taps, sums + orbit * sums_row + low, sums_row,
-                          sum_rows * sums_row, high - low, slots + (low - begin), slot_row);
-          }
-        }
-        write_orbits(target, b, rows[b].first + orbit, orbits, slots, slot_row, orbits * slot_row,
-                     begin - first, end - first);
-      }
+    const int64_t orbits = rows[b].count();
+    for (const Reached& reached : buffers.reached) {
+      const int64_t low = std::max(first, reached.first), high = std::min(last, reached.last);
+      if (low >= high) continue;
+      EpilogueArguments<T> a{};
+      SlotTerm<T> terms[kMaxOrbit * kMostTapsOfV];
+      find_terms(b, reached.taps, orbits * sums_row, terms, a);
+      a.orbits = orbits;
+      a.row = sums_row;
+      write_orbits(target, b, rows[b].first, sums + low, low - first, high - first, a);
     }
-    sums += sum_rows * static_cast<int64_t>(packing_.sums(b).size()) * sums_row;
+    sums += orbits * static_cast<int64_t>(packing_.sums(b).size()) * sums_row;
   }
 }
 
@@ -122,24 +111,18 @@ void WriteSums<T>::find_reached(int64_t first, int64_t last, std::vector<Reached
 }
 
 template <typename T>
-void WriteSums<T>::compute_slots(size_t b, int64_t orbits, uint32_t taps, const T* sums, int64_t sums_row,
-                                 int64_t sum, int64_t points, T* slots, int64_t slot_row) const {
+void WriteSums<T>::find_terms(size_t b, uint32_t taps, int64_t sum, SlotTerm<T>* terms,
+                              EpilogueArguments<T>& a) const {
+  a.terms = terms;
   for (int q = 0; q < c_.rows[b].size(); ++q) {
-    SignedRow<T> terms[2 * kMostTapsOfV];
-    int count = 0;
-    const T* of_sum = sums;
+    int64_t offset = 0;
     for (const Sum& of : packing_.sums(b)) {
-      if (of.slot == q) {
-        for (const Sum::Tap& tap : of.taps) {
-          if (!(taps >> tap.v & 1)) continue;
-          terms[count++] = {of_sum + c_.reach_v(tap.v) * c_.output[2], static_cast<T>(tap.sign)};
-        }
+      for (const Sum::Tap& tap : of.taps) {
+        if (of.slot != q || !(taps >> tap.v & 1)) continue;
+        *terms++ = {offset + c_.reach_v(tap.v) * c_.output[2], static_cast<T>(tap.sign)};
+        ++a.term_count[q];
       }
-      of_sum += sum;
-    }
-    for (int64_t orbit = 0; orbit < orbits; ++orbit, slots += slot_row) {
-      kernels_.add_rows(terms, count, points, slots);
-      for (int i = 0; i < count; ++i) terms[i].data += sums_row;
+      offset += sum;
     }
   }
 }
@@ -165,26 +148,25 @@ void WriteSums<T>::write_blocks(const Target& target, const std::vector<RowRange
     // Planes are written one after the other, from beginning to end.
     const int64_t orbits = range.count(), together = planar && target.runs.size() > 1 ? 1 : orbits;
     for (int64_t orbit = 0; orbit < orbits; orbit += together) {
-      write_orbits(target, b, range.first + orbit, together, sums + orbit * sums_row, sums_row,
-                   orbits * sums_row, 0, std::numeric_limits<int64_t>::max());
+      EpilogueArguments<T> a{};
+      a.orbits = together;
+      a.row = sums_row;
+      a.slot = orbits * sums_row;
+      write_orbits(target, b, range.first + orbit, sums + orbit * sums_row, 0,
+                   std::numeric_limits<int64_t>::max(), a);
     }
     sums += orbits * c_.rows[b].size() * sums_row;
   }
 }
 
 template <typename T>
-void WriteSums<T>::write_orbits(const Target& target, size_t b, int64_t first_orbit, int64_t orbits,
-                                const T* slots, int64_t slots_row, int64_t slot, int64_t first,
-                                int64_t last) const {
+void WriteSums<T>::write_orbits(const Target& target, size_t b, int64_t first_orbit, const T* sums,
+                                int64_t first, int64_t last, EpilogueArguments<T>& a) const {
   const Tensor& output = target.output;
   const T* bias = static_cast<const T*>(target.bias);
   const Block& block = c_.rows[b];
   const int64_t element = element_size(output.dtype);
-  EpilogueArguments<T> a{};
   a.slots = block.size();
-  a.orbits = orbits;
-  a.row = slots_row;
-  a.slot = slot;
   a.orbit_stride = output.strides[1];
   a.point_stride = output.strides[4] * c_.output_step[2];
   char* outputs[kMaxTerms];
@@ -197,7 +179,7 @@ void WriteSums<T>::write_orbits(const Target& target, size_t b, int64_t first_or
   for (const OutputRun& run : target.runs) {
     const int64_t begin = std::max(first, run.point), end = std::min(last, run.point + run.count);
     if (begin >= end) continue;
-    a.accumulators = slots + begin - first;
+    a.accumulators = sums + begin - first;
     a.points = end - begin;
     for (int e = 0; e < block.size(); ++e) {
       a.output[e] = outputs[e] + (run.offset + (begin - run.point) * a.point_stride) * element;

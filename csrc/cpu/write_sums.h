@@ -25,7 +25,7 @@ struct Reached {
 
 // What a thread needs.
 struct WriteBuffers {
-  Scratch slots, planes;
+  Scratch planes;
   std::vector<Reached> reached;
   std::vector<OutputRun> runs;
 };
@@ -72,14 +72,13 @@ class WriteSums {
 
   // Which taps along v reach the source from the output points [first, last).
   void find_reached(int64_t first, int64_t last, std::vector<Reached>& reached) const;
-  // The slots of some orbits of a block, for `points` points that the same taps along v reach, from sums that
-  // lie `sum` elements apart.
-  void compute_slots(size_t b, int64_t orbits, uint32_t taps, const T* sums, int64_t sums_row, int64_t sum,
-                     int64_t points, T* slots, int64_t slot_row) const;
-  // The butterfly of some orbits of a row block, to the output, for points [first, last) of its runs; `slots`
-  // are those of the first of these points.
-  void write_orbits(const Target& target, size_t b, int64_t first_orbit, int64_t orbits, const T* slots,
-                    int64_t slots_row, int64_t slot, int64_t first, int64_t last) const;
+  // What the slots of a block's orbits are sums of where these taps along v reach, if their sums lie `sum`
+  // elements apart: terms for the epilogue.
+  void find_terms(size_t b, uint32_t taps, int64_t sum, SlotTerm<T>* terms, EpilogueArguments<T>& a) const;
+  // The butterfly of some orbits of a row block, to the output, for points [first, last) of its runs; `sums`
+  // are those of the first of these points. Of `a` it needs what says how slots and orbits lie there.
+  void write_orbits(const Target& target, size_t b, int64_t first_orbit, const T* sums, int64_t first,
+                    int64_t last, EpilogueArguments<T>& a) const;
 
   const Convolution& c_;
   const Packing& packing_;

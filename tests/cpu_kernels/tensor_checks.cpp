@@ -107,23 +107,42 @@ void check_epilogue(const Kernels<T>& kernels, Random& random, Report& report) {
   const int slots = static_cast<int>(random.one_of({1, 2, 4, 8}));
   const int64_t orbits = random.between(0, 40), points = random.between(0, 3 * kernels.panel());
   const Strides strides = random_strides(random, orbits, points, false);
+  // Slots are rows, or sums of rows anywhere in front of and behind that of the accumulators.
+  const bool sums = random.chance(0.5);
+  const int64_t least = sums ? random.between(0, 2) : 1, before = sums ? random.between(0, 300) : 0;
   const int64_t row = points + random.between(0, 9), slot = orbits * row + random.between(0, 9);
+  std::vector<SlotTerm<T>> terms;
+  terms.reserve(1);  // not null without any
+  std::vector<std::vector<SlotTerm<T>>> of_slot(slots);
+  int64_t last = 0;  // offset
+  for (int q = 0; q < slots; ++q) {
+    for (int64_t n = sums ? random.between(least, least + 3) : 1; n > 0; --n) {
+      SlotTerm<T> term{q * slot, T(1)};
+      if (sums) term = {random.between(-before, slots * slot), random.chance(0.5) ? T(1) : T(-1)};
+      of_slot[q].push_back(term);
+      terms.push_back(term);
+      last = std::max(last, term.offset);
+    }
+  }
   bool biased[kMaxTerms];
   for (bool& b : biased) b = random.chance(0.5);
 
   for (const Side side : {Side::kBegin, Side::kEnd}) {
-    report.begin("epilogue %d slots, %ld orbits %ld apart, %ld points %ld apart, row %ld, slot %ld", slots,
-                 static_cast<long>(orbits), static_cast<long>(strides.channel), static_cast<long>(points),
-                 static_cast<long>(strides.point), static_cast<long>(row), static_cast<long>(slot));
-    const int64_t used = orbits > 0 && points > 0 ? (slots - 1) * slot + (orbits - 1) * row + points : 0;
-    const Guarded<T> accumulators(used, side);
+    report.begin("epilogue %d slots of %s, %ld orbits %ld apart, %ld points %ld apart, row %ld, slot %ld",
+                 slots, sums ? "sums" : "rows", static_cast<long>(orbits), static_cast<long>(strides.channel),
+                 static_cast<long>(points), static_cast<long>(strides.point), static_cast<long>(row),
+                 static_cast<long>(slot));
+    const int64_t used = orbits > 0 && points > 0 ? last + (orbits - 1) * row + points : 0;
+    const Guarded<T> accumulators(before + used + (sums ? kernels.lanes : 0), side);
     fill(accumulators, random);
     EpilogueArguments<T> a{};
     a.slots = slots;
     a.orbits = orbits;
-    a.accumulators = accumulators.data();
+    a.accumulators = accumulators.data() + before;
     a.row = row;
     a.slot = slot;
+    a.terms = sums ? terms.data() : nullptr;
+    for (int q = 0; q < slots; ++q) a.term_count[q] = static_cast<int>(of_slot[q].size());
     a.points = points;
     a.orbit_stride = strides.channel;
     a.point_stride = strides.point;
@@ -142,7 +161,10 @@ void check_epilogue(const Kernels<T>& kernels, Random& random, Report& report) {
         for (int64_t i = 0; i < points; ++i) {
           T sum = biased[e] ? biases.back()[o] : T(0);
           for (int q = 0; q < slots; ++q) {
-            sum += static_cast<T>(sign(q, e)) * accumulators[q * slot + o * row + i];
+            for (const SlotTerm<T>& term : of_slot[q]) {
+              sum +=
+                  static_cast<T>(sign(q, e)) * term.sign * accumulators[before + term.offset + o * row + i];
+            }
           }
           expected.back().require(o * strides.channel + i * strides.point, Stored(sum));
         }

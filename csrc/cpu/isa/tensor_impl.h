@@ -103,16 +103,6 @@ void stage_rows(DType dtype, const void* source, const StagedRun* runs, int64_t 
   });
 }
 
-// The outputs of one orbit's row of accumulators, for `count` points from the row's start on.
-template <typename T, int Slots>
-SYMCONV_INLINE void butterfly_row(const T* row, int64_t slot, const T* bias, int count, Vector<T>* y) {
-#pragma GCC unroll 8
-  for (int q = 0; q < Slots; ++q) y[q] = load_as<T>(row + q * slot, count);
-  hadamard<Slots>(y);
-#pragma GCC unroll 8
-  for (int e = 0; e < Slots; ++e) y[e] += bias[e];
-}
-
 // In local variables, as below.
 template <typename T, int Count>
 void add_rows_of(const SignedRow<T>* rows, int64_t n, T* out) {
@@ -152,12 +142,59 @@ void add_rows(const SignedRow<T>* rows, int count, int64_t n, T* out) {
   }
 }
 
+// The slots of an orbit are rows of their own.
+template <typename T, int Slots>
+struct SlotRows {
+  int64_t slot;
+
+  explicit SlotRows(const EpilogueArguments<T>& a) : slot(a.slot) {}
+
+  SYMCONV_INLINE void load(const T* row, int count, Vector<T>* y) const {
+#pragma GCC unroll 8
+    for (int q = 0; q < Slots; ++q) y[q] = load_as<T>(row + q * slot, count);
+  }
+};
+
+// They are sums of rows, `Least` of them at least.
+template <typename T, int Slots, int Least>
+struct SlotSums {
+  const SlotTerm<T>* terms[Slots + 1];  // where those of a slot begin
+
+  explicit SlotSums(const EpilogueArguments<T>& a) : terms{a.terms} {
+    for (int q = 0; q < Slots; ++q) terms[q + 1] = terms[q] + a.term_count[q];
+  }
+
+  SYMCONV_INLINE void load(const T* row, int, Vector<T>* y) const {
+#pragma GCC unroll 8
+    for (int q = 0; q < Slots; ++q) {
+      const SlotTerm<T>* term = terms[q];
+      y[q] = Vector<T>{};
+#pragma GCC unroll 2
+      for (int j = 0; j < Least; ++j, ++term) y[q] += term->sign * cpu::load<T>(row + term->offset);
+#pragma GCC unroll 1
+      for (; term != terms[q + 1]; ++term) y[q] += term->sign * cpu::load<T>(row + term->offset);
+    }
+  }
+};
+
+// The outputs of an orbit for `count` points from the rows' start on.
+template <typename T, int Slots, typename Rows>
+SYMCONV_INLINE void butterfly_row(const Rows& rows, const T* row, const T* bias, int count, Vector<T>* y) {
+  rows.load(row, count, y);
+  hadamard<Slots>(y);
+#pragma GCC unroll 8
+  for (int e = 0; e < Slots; ++e) y[e] += bias[e];
+}
+
 // Everything that the loops need is in local variables: a store may alias what is behind a pointer.
-template <typename T, typename Stored, int Slots>
+template <typename T, typename Stored, int Slots, typename Rows>
 void epilogue_typed(const EpilogueArguments<T>& a) {
   constexpr int L = kLanes<T>;
-  const int64_t orbits = a.orbits, points = a.points, slot = a.slot;
+  const Rows slots(a);
+  const int64_t orbits = a.orbits, points = a.points;
   const int64_t orbit_stride = a.orbit_stride, point_stride = a.point_stride;
+  const T* const accumulators = a.accumulators;
+  const int64_t row = a.row;
   Stored* output[Slots];
   for (int e = 0; e < Slots; ++e) output[e] = static_cast<Stored*>(a.output[e]);
   const auto biases = [&](int64_t orbit, T* bias) {  // without a bias: the zero that leaves -0 as it is
@@ -184,7 +221,7 @@ void epilogue_typed(const EpilogueArguments<T>& a) {
           T bias[Slots];
           biases(orbit + r, bias);
           Vector<T> y[Slots];
-          butterfly_row<T, Slots>(a.accumulators + (orbit + r) * a.row + i, slot, bias, count, y);
+          butterfly_row<T, Slots>(slots, accumulators + (orbit + r) * row + i, bias, count, y);
 #pragma GCC unroll 8
           for (int e = 0; e < Slots; ++e) store<T>(block[place[e] * rows + r], y[e]);
         }
@@ -212,21 +249,21 @@ void epilogue_typed(const EpilogueArguments<T>& a) {
     return;
   }
   for (int64_t orbit = 0; orbit < orbits; ++orbit) {
-    const T* row = a.accumulators + orbit * a.row;
+    const T* from = accumulators + orbit * row;
     T bias[Slots];
     biases(orbit, bias);
     Vector<T> y[Slots];
     int64_t i = 0;
     if (point_stride == 1) {
       for (; i + L <= points; i += L) {
-        butterfly_row<T, Slots>(row + i, slot, bias, L, y);
+        butterfly_row<T, Slots>(slots, from + i, bias, L, y);
 #pragma GCC unroll 8
         for (int e = 0; e < Slots; ++e) store_as<T>(output[e] + orbit * orbit_stride + i, y[e], L);
       }
     }
     for (; i < points; i += L) {
       const int count = elements_at<T>(i, points);
-      butterfly_row<T, Slots>(row + i, slot, bias, count, y);
+      butterfly_row<T, Slots>(slots, from + i, bias, count, y);
 #pragma GCC unroll 8
       for (int e = 0; e < Slots; ++e) {
         Stored* to = output[e] + orbit * orbit_stride + i * point_stride;
@@ -245,7 +282,14 @@ void epilogue_typed(const EpilogueArguments<T>& a) {
 template <typename T>
 void epilogue(DType dtype, const EpilogueArguments<T>& a) {
   with_storage<T>(dtype, [&](auto s) {
-    with_power(a.slots, [&](auto slots) { epilogue_typed<T, decltype(s), slots()>(a); });
+    with_power(a.slots, [&](auto slots) {
+      constexpr int kSlots = slots();
+      if (!a.terms) return epilogue_typed<T, decltype(s), kSlots, SlotRows<T, kSlots>>(a);
+      if (*std::min_element(a.term_count, a.term_count + kSlots) < 2) {
+        return epilogue_typed<T, decltype(s), kSlots, SlotSums<T, kSlots, 0>>(a);
+      }
+      epilogue_typed<T, decltype(s), kSlots, SlotSums<T, kSlots, 2>>(a);
+    });
   });
 }
 
