@@ -201,9 +201,18 @@ void Packing::Source::fold(const Kernels<T>& kernels, const std::vector<Panel>& 
 }
 
 void Packing::Source::ask_for(int64_t group, const Panel& panel) const {
-  for_each_run(group, rows_of(panel), columns_of(panel), [](const char* first, int64_t bytes) {
-    for (int64_t i = 0; i < bytes; i += kLine) __builtin_prefetch(first + i, 0, 2);
+  // Of many prefetches at once a processor may drop those that it has no buffer for. Long runs its own
+  // prefetcher follows; the lines of short ones are loaded.
+  const bool load = !taps_together();
+  for_each_run(group, rows_of(panel), columns_of(panel), [load](const char* first, int64_t bytes) {
+    for (int64_t i = 0; i < bytes; i += kLine) {
+      load ? (void)*static_cast<const volatile char*>(first + i) : __builtin_prefetch(first + i, 0, 2);
+    }
   });
+}
+
+bool Packing::Source::taps_together() const {
+  return std::min(row_stride_, column_stride_) >= packing_.taps_;
 }
 
 template <typename Visit>
@@ -216,7 +225,7 @@ void Packing::Source::for_each_run(int64_t group, const RowRange& rows, const Ro
                 plane_stride = std::max(row_stride_, column_stride_) * element;
   const char* const first =
       static_cast<const char*>(weight_.data) + group * group_stride_ * element + runs.first * run_stride;
-  const bool together = run_stride >= packing_.taps_ * element;
+  const bool together = taps_together();
   for (int64_t i = planes.first; i < planes.last; ++i) {
     for (const int64_t tap : taps_) {
       visit(first + i * plane_stride + (together ? 0 : tap * element), runs.count() * run_stride);

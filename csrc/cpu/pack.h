@@ -110,6 +110,8 @@ class Packing {
     template <typename T>
     void fold_panel(const Kernels<T>& kernels, int64_t group, const Panel& panel, T* target) const;
     void ask_for(int64_t group, const Panel& panel) const;
+    // Whether all taps of a filter's channel lie next to each other.
+    bool taps_together() const;
     // Its filters and their channels, as the weight counts them in a group.
     RowRange rows_of(const Panel& panel) const;
     RowRange columns_of(const Panel& panel) const;
