@@ -264,7 +264,7 @@ class Convolve final : public ConvolutionPlan {
                packing_.elements() * kElement > kernels_.l2_bytes / 2) {
       packing_.ahead(group, k + 1, scratch.rows, weights.packed, kElement, ahead);
     }
-    ahead.spread(static_cast<int64_t>(scratch.multiply.calls.size()) * panels);
+    ahead.spread(scratch.multiply.all_k * panels);
   }
 
   const Convolution c_;

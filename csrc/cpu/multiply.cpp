@@ -10,6 +10,7 @@ void Multiply<T>::plan(int64_t group, size_t k, const std::vector<RowRange>& row
                        const ChunkWeights<T>& weights, MultiplyBuffers& buffers) const {
   buffers.calls.clear();
   buffers.call_ends.clear();
+  buffers.all_k = 0;
   for (const Piece& piece : packing_.pieces(k)) {
     int64_t target = 0;
     for (size_t b = 0; b < c_.rows.size(); ++b) {
@@ -21,7 +22,9 @@ void Multiply<T>::plan(int64_t group, size_t k, const std::vector<RowRange>& row
           call.packed = weights.packed + (packing_.offset(group, k, piece, b, r) - weights.first) +
                         sum.first * packing_.coefficient_elements(piece, call.m);
           call.sum = &sum;
+          call.k = sum.count * piece.columns;
           call.target = target + r - range.first;
+          buffers.all_k += call.k;
         }
         target += range.count();
       }
@@ -102,7 +105,7 @@ MatrixWork<T> Multiply<T>::plan_work(size_t j, int vectors, size_t k, const T* t
   for (size_t i = first; i < first + count; ++i) {
     const Call& call = buffers.calls[i];
     T* const target = sums + call.target * sums_row;
-    work.line_count += buffers.ahead.take();
+    work.line_count += buffers.ahead.take(call.k);
     if (call.sum->runs.empty()) {  // no tap has this parity
       for (int r = 0; r < call.m && !accumulate; ++r) std::fill_n(target + r * sums_row, panel_, T(0));
       continue;
@@ -208,7 +211,7 @@ void Multiply<T>::multiply_piece(size_t j, int vectors, size_t k, const T* folde
       segments = buffers.segments.get<Segment<T>>(static_cast<int64_t>(sum->runs.size()));
       for (const Sum::Run& run : sum->runs) segments[count++] = {folded + run.first * n, run.count * columns};
     }
-    aside.line_count = buffers.ahead.take();
+    aside.line_count = buffers.ahead.take(call->k);
     kernels_.gemm(call->m, vectors, static_cast<const T*>(call->packed), 1, call->m, segments, count, row,
                   sums + call->target * sums_row, sums_row, k > 0 || j > 0, aside);
   }

@@ -26,6 +26,7 @@ struct Call {
   int m;
   const void* packed;
   const Sum* sum;
+  int64_t k;       // columns of its coefficients
   int64_t target;  // row of sums
 };
 
@@ -37,9 +38,10 @@ struct MultiplyBuffers {
   std::vector<uint32_t> masks;
   // What is asked for meanwhile.
   LookAhead ahead;
-  // Of a chunk: the calls for a panel, piece after piece.
+  // Of a chunk: the calls for a panel, piece after piece, and their k together.
   std::vector<Call> calls;
   std::vector<size_t> call_ends;
+  int64_t all_k = 0;
 
   Scratch folded, tiles, segments, matrix_calls;
   std::vector<int64_t> copied_from;  // of each panel

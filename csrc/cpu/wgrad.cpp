@@ -274,7 +274,7 @@ class Wgrad {
         for (int64_t j = 0; j < panels; ++j) {
           const int64_t v = part(n, panels, j), lane = product.at * width + v * lanes_;
           const Segment<T> segment{folded + product.first * width + v * lanes_, depth};
-          aside.line_count = scratch.ahead.take();
+          aside.line_count = scratch.ahead.take(1);
           for (int64_t t = 0; t < tiles; ++t) {
             const int64_t r = part(rows_, tiles, t);
             kernels_.gemm(static_cast<int>(part(rows_, tiles, t + 1) - r),
@@ -345,7 +345,7 @@ class Wgrad {
     work.end = end;
     work.b_row = row * kTileElements<T>;
     work.c_row = sums;
-    for (int64_t i = 0; i < most; ++i) work.line_count += scratch.ahead.take();
+    for (int64_t i = 0; i < most; ++i) work.line_count += scratch.ahead.take(1);
     work.lines = scratch.ahead.lines();
     // Three for each two vectors that are split meanwhile.
     work.interval = std::max<int64_t>(

@@ -1,5 +1,6 @@
 // The lines that are asked for ahead, against a loop over the bytes of their ranges.
 #include <set>
+#include <vector>
 
 #include "../../csrc/cpu/ahead.h"
 #include "checks.h"
@@ -45,19 +46,35 @@ void check_ahead(Random& random, Report& report) {
   std::set<uintptr_t> expected;
   bool single = true;  // ranges
   for (int64_t g = 0; g < groups; ++g) single = add_group(random, ahead, expected) && single;
-  ahead.spread(calls);
+  std::vector<int64_t> works;  // of the calls
+  int64_t work = 0;
+  for (int64_t i = 0; i < calls; ++i) {
+    works.push_back(random.between(0, 500));
+    work += works.back();
+  }
+  ahead.spread(work);
   std::set<uintptr_t> given;
-  int64_t count = 0, used = 0, most = 0;
-  while (const int n = ahead.take()) {
-    for (int i = 0; i < n; ++i) given.insert(reinterpret_cast<uintptr_t>(ahead.lines()->next()) / 64);
-    count += n;
-    most = std::max<int64_t>(most, n);
-    ++used;
+  int64_t count = 0, most = 0;
+  const auto take = [&](int64_t n) {
+    const int64_t taken = ahead.take(n);
+    for (int64_t i = 0; i < taken; ++i) given.insert(reinterpret_cast<uintptr_t>(ahead.lines()->next()) / 64);
+    count += taken;
+    most = std::max(most, taken);
+    return taken;
+  };
+  std::vector<int64_t> lines;
+  for (const int64_t n : works) lines.push_back(take(n));
+  const int64_t in_calls = count;
+  while (take(1) > 0) {
   }
   report.check(given == expected, "%zu lines are given, %zu expected", given.size(), expected.size());
   report.check(most <= Ahead::kMostLines, "%ld at a time", static_cast<long>(most));
-  report.check(used <= std::max(calls, ceil_div(count, Ahead::kMostLines)), "it takes %ld calls",
-               static_cast<long>(used));
+  report.check(count == in_calls || work == 0 || most == Ahead::kMostLines, "%ld of %ld lines are left",
+               static_cast<long>(count - in_calls), static_cast<long>(count));
+  for (int64_t i = 0; i < calls && most < Ahead::kMostLines; ++i) {
+    report.check(lines[i] <= ceil_div(count * works[i], std::max<int64_t>(1, work)),
+                 "%ld lines with %ld of the work", static_cast<long>(lines[i]), static_cast<long>(works[i]));
+  }
   report.check(!single || count == static_cast<int64_t>(given.size()), "some are given twice");
 }
 

@@ -20,9 +20,10 @@ constexpr int chains(int accumulators, int vectors, int most) {
 // masks have their own there are enough.
 constexpr bool kFoldsAside = kMaskRegisters;
 
-// Packed: a_row = 1 and a_col = M are known when this is compiled. Busy: with every k a line is asked for
-// and, where kFoldsAside, a column of a vector is folded. The loads and stores of the one then fill the gaps
-// that the multiplications of the other leave; many lines at once would wait for each other.
+// Packed: a_row = 1 and a_col = M are known when this is compiled. Busy: with every
+// few k a line is asked for and, where kFoldsAside, with every one a column of a vector is folded. The loads
+// and stores of the one then fill the gaps that the multiplications of the other leave. Of many lines at once
+// a processor may drop those that it has no buffer for.
 template <typename T, int M, int V, bool Packed, bool Busy>
 void gemm_tile(const T* a, int64_t a_row, int64_t a_col, const Segment<T>* segments, int count, int64_t b_row,
                T* c, int64_t c_row, bool accumulate, const Aside<T>& aside) {
@@ -42,16 +43,22 @@ void gemm_tile(const T* a, int64_t a_row, int64_t a_col, const Segment<T>* segme
   };
   int line_count = Busy ? aside.line_count : 0;
   Lines lines = line_count > 0 ? *aside.lines : Lines{};
+  int64_t until_line = 0, interval = 0;  // in k; none is left at 0
   const auto ask_for_next = [&]() __attribute__((always_inline)) {
     ask_for(lines.next());
-    --line_count;
+    until_line = --line_count > 0 ? interval : 0;
   };
+  if (line_count > 0) {
+    int64_t all = 0;
+    for (int s = 0; s < count; ++s) all += segments[s].k;
+    until_line = interval = std::max<int64_t>(1, all / line_count);
+  }
   for (int s = 0; s < count; ++s) {
     const T* b = segments[s].b;
     int64_t k = segments[s].k;
     if constexpr (Busy) {
       const auto add_next = [&]() __attribute__((always_inline)) {
-        if (line_count > 0) ask_for_next();
+        if (--until_line == 0) ask_for_next();
         add_products(b, partial[0]);
         b += b_row;
       };
