@@ -186,7 +186,7 @@ class Convolve final : public ConvolutionPlan {
     const int64_t held = (ceil_div(above + below, lanes) + 1) * lanes,
                   row = held + ceil_div(most, panel_) * panel_;
     T* sums = scratch.accumulators.get<T>(sum_rows * row + lanes);
-    int64_t done = strip.first, kept = strip.low;  // output points that are written, sums that are held
+    int64_t done = strip.first;  // output points that are written
     for (int64_t begin = strip.low; begin < strip.high; begin += most) {
       const auto tile_of = [&](const Strip& of, int64_t point) {
         return Tile{point, std::min(point + most, of.high), 0, 1};
@@ -205,11 +205,25 @@ class Convolve final : public ConvolutionPlan {
       write_.write_by_v({group, bias, output, scratch.runs}, scratch.rows, sums + held - begin, row, done,
                         ready, scratch.write);
       done = ready;
-      kept = std::max(kept, ready - above);
       if (ends) return;
-      for (int64_t r = 0; r < sum_rows; ++r) {
-        T* to = sums + r * row + held;
-        std::memmove(to - (tile.last_row - kept), to + (kept - begin), (tile.last_row - kept) * sizeof(T));
+      hold_sums(strip.low, ready, tile, scratch.rows, sums + held, row);
+    }
+  }
+
+  // Of each sum what outputs from `ready` on need of a tile and of what was held before it, back to point
+  // `low`, to the front of the next tile's.
+  void hold_sums(int64_t low, int64_t ready, const Tile& tile, const std::vector<RowRange>& rows, T* sums,
+                 int64_t row) const {
+    for (size_t b = 0; b < c_.rows.size(); ++b) {
+      for (const Sum& sum : packing_.sums(b)) {
+        int64_t first = tile.last_row;
+        for (const Sum::Tap& tap : sum.taps) {
+          first = std::min(first, std::max(low, ready + c_.reach_v(tap.v) * c_.output[2]));
+        }
+        for (int64_t r = rows[b].count(); r > 0; --r, sums += row) {
+          std::memmove(sums - (tile.last_row - first), sums + (first - tile.first_row),
+                       (tile.last_row - first) * sizeof(T));
+        }
       }
     }
   }
