@@ -143,7 +143,7 @@ class Wgrad {
       patch_.ahead(next, input, scratch.next);
       add(input, input.strides[4] * c_.stride[2]);
     }
-    scratch.ahead.spread(panels);
+    scratch.ahead.spread(panels * ceil_div(rows_, kernels_.rows));
   }
 
   void add_tile(int64_t group, const Tile& tile, int64_t first_chunk, int64_t last_chunk,
@@ -274,14 +274,13 @@ class Wgrad {
         for (int64_t j = 0; j < panels; ++j) {
           const int64_t v = part(n, panels, j), lane = product.at * width + v * lanes_;
           const Segment<T> segment{folded + product.first * width + v * lanes_, depth};
-          aside.line_count = scratch.ahead.take(1);
           for (int64_t t = 0; t < tiles; ++t) {
+            aside.line_count = scratch.ahead.take(1);
             const int64_t r = part(rows_, tiles, t);
             kernels_.gemm(static_cast<int>(part(rows_, tiles, t + 1) - r),
                           static_cast<int>(part(n, panels, j + 1) - v), gradient.at(p, r, point),
                           gradient.row_step, gradient.point_step, &segment, 1, point_row,
                           accumulators + r * row + lane, row, accumulate || i > 0, aside);
-            aside.line_count = 0;  // the first call has asked
           }
         }
       }
@@ -345,7 +344,9 @@ class Wgrad {
     work.end = end;
     work.b_row = row * kTileElements<T>;
     work.c_row = sums;
-    for (int64_t i = 0; i < most; ++i) work.line_count += scratch.ahead.take(1);
+    for (int64_t i = 0; i < most; ++i) {
+      work.line_count += scratch.ahead.take(ceil_div(rows_, kernels_.rows));
+    }
     work.lines = scratch.ahead.lines();
     // Three for each two vectors that are split meanwhile.
     work.interval = std::max<int64_t>(

@@ -20,7 +20,7 @@ constexpr int chains(int accumulators, int vectors, int most) {
 // masks have their own there are enough.
 constexpr bool kFoldsAside = kMaskRegisters;
 
-// Packed: a_row = 1 and a_col = M are known when this is compiled. Busy: with every
+// Packed: a_row = 1 and a_col = M are known when this is compiled. Busy, if packed: with every
 // few k a line is asked for and, where kFoldsAside, with every one a column of a vector is folded. The loads
 // and stores of the one then fill the gaps that the multiplications of the other leave. Of many lines at once
 // a processor may drop those that it has no buffer for.
@@ -62,7 +62,7 @@ void gemm_tile(const T* a, int64_t a_row, int64_t a_col, const Segment<T>* segme
         add_products(b, partial[0]);
         b += b_row;
       };
-      if constexpr (kFoldsAside && Packed) {
+      if constexpr (kFoldsAside) {
         while (k > 0 && aside.fold) {
           const int64_t done = fold_aside(*aside.fold, k, add_next);
           if (done == 0) break;
@@ -124,10 +124,10 @@ struct Gemm {
     static constexpr GemmTile<T> table[] = {gemm_tile<T, I / Vectors + 1, I % Vectors + 1, Packed, false>...};
     return table[(m - 1) * Vectors + v - 1];
   }
-  // For whole panels of rows, which take nearly all the time.
-  template <bool Packed, int... I>
+  // For whole panels of packed rows, which take nearly all the time.
+  template <int... I>
   static GemmTile<T> find_busy(int v, std::integer_sequence<int, I...>) {
-    static constexpr GemmTile<T> table[] = {gemm_tile<T, Rows, I + 1, Packed, true>...};
+    static constexpr GemmTile<T> table[] = {gemm_tile<T, Rows, I + 1, true, true>...};
     return table[v - 1];
   }
   static void run(int m, int v, const T* a, int64_t a_row, int64_t a_col, const Segment<T>* segments,
@@ -137,12 +137,10 @@ struct Gemm {
     const bool packed = a_row == 1 && a_col == m;
     const bool busy = aside.line_count > 0 || (kFoldsAside && aside.fold && can_fold_aside(*aside.fold));
     GemmTile<T> tile;
-    if (m != Rows) {
-      for (int i = 0; i < aside.line_count; ++i) ask_for(aside.lines->next());
-    }
-    if (m == Rows && busy) {
-      tile = packed ? find_busy<true>(v, Whole{}) : find_busy<false>(v, Whole{});
+    if (packed && m == Rows && busy) {
+      tile = find_busy(v, Whole{});
     } else {
+      for (int i = 0; i < aside.line_count; ++i) ask_for(aside.lines->next());
       tile = packed ? find<true>(m, v, All{}) : find<false>(m, v, All{});
     }
     tile(a, a_row, a_col, segments, count, b_row, c, c_row, accumulate, aside);
