@@ -67,6 +67,7 @@ class Ahead {
     left_ -= count;
     return static_cast<int>(count);
   }
+  bool empty() const { return left_ == 0; }
   Lines* lines() { return &lines_; }
 
  private:

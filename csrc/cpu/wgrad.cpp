@@ -245,6 +245,7 @@ class Wgrad {
     const std::vector<TapSet>& sets = patch_.tap_sets(chunk);
     const int64_t points = patch_.points(tile);
     Aside<T> aside{nullptr, scratch.ahead.lines(), 0};
+    const bool asks = !scratch.ahead.empty();
     const int64_t size = schedule_.piece_points / kTileDepth * most_tile_vectors() * kTileElements<T>;
     T* const buffers = matrix_ ? scratch.tiles.get<T>(2 * size) : nullptr;
     for (size_t i = 0; i < scratch.ends.size(); ++i) {
@@ -275,7 +276,7 @@ class Wgrad {
           const int64_t v = part(n, panels, j), lane = product.at * width + v * lanes_;
           const Segment<T> segment{folded + product.first * width + v * lanes_, depth};
           for (int64_t t = 0; t < tiles; ++t) {
-            aside.line_count = scratch.ahead.take(1);
+            if (asks) aside.line_count = scratch.ahead.take(1);
             const int64_t r = part(rows_, tiles, t);
             kernels_.gemm(static_cast<int>(part(rows_, tiles, t + 1) - r),
                           static_cast<int>(part(n, panels, j + 1) - v), gradient.at(p, r, point),
