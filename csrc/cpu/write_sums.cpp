@@ -80,6 +80,8 @@ void WriteSums<T>::write_reached(const Target& target, const std::vector<RowRang
       const int64_t low = std::max(first, reached.first), high = std::min(last, reached.last);
       if (low >= high) continue;
       EpilogueArguments<T> a{};
+      // A block that is not mirrored along v may have two terms for a tap, but has half as many slots at
+      // most.
       SlotTerm<T> terms[kMaxOrbit * kMostTapsOfV];
       find_terms(b, reached.taps, orbits * sums_row, terms, a);
       a.orbits = orbits;

@@ -20,8 +20,8 @@ constexpr int chains(int accumulators, int vectors, int most) {
 // masks have their own there are enough.
 constexpr bool kFoldsAside = kMaskRegisters;
 
-// Packed: a_row = 1 and a_col = M are known when this is compiled. Busy, if packed: with every
-// few k a line is asked for and, where kFoldsAside, with every one a column of a vector is folded. The loads
+// Packed: a_row = 1 and a_col = M are known when this is compiled. Busy, which only packed tiles are: every
+// few k a line is asked for and, where kFoldsAside, with every k a column of a vector is folded. The loads
 // and stores of the one then fill the gaps that the multiplications of the other leave. Of many lines at once
 // a processor may drop those that it has no buffer for.
 template <typename T, int M, int V, bool Packed, bool Busy>
