@@ -13,7 +13,7 @@ namespace symconv::cpu {
 
 // Memory that will be needed soon: groups of planes of the same ranges. It is asked for a few lines with
 // every call of the micro-kernel; met without having been asked for, each would cost the full latency. Of
-// many at once a processor would drop those that it has no buffer for.
+// many at once a processor may drop those that it has no buffer for.
 class Ahead {
  public:
   static constexpr int64_t kMostLines = 192;  // with a call

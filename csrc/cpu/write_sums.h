@@ -52,7 +52,7 @@ class WriteSums {
              int64_t points, WriteBuffers& buffers) const;
 
   // Output points [first, last), those of the target's runs, of `rows` of every row block, from the sums of
-  // the taps along v, of which point p of a row is at sums[p]: block by block of slots that stay in L1.
+  // the taps along v, of which point p of a row is at sums[p].
   void write_by_v(const Target& target, const std::vector<RowRange>& rows, const T* sums, int64_t sums_row,
                   int64_t first, int64_t last, WriteBuffers& buffers) const;
 
