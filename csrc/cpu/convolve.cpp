@@ -93,8 +93,8 @@ class Convolve final : public ConvolutionPlan {
       ThreadScratch& scratch = thread_scratch();
       const MatrixUse<T> use(matrix_);
       for (int64_t i = begin; i < end; ++i) {
-        run_tile(i / splits / patch_.tiles(), patch_.tile(i / splits % patch_.tiles()), i % splits, source,
-                 weights, biases, output, scratch);
+        run_tile(i / splits / patch_.tiles(), i / splits % patch_.tiles(), i % splits, source, weights,
+                 biases, output, scratch);
       }
     });
   }
@@ -138,8 +138,9 @@ class Convolve final : public ConvolutionPlan {
     }
   }
 
-  void run_tile(int64_t group, const Tile& tile, int64_t split, const Tensor& source, const Weights& weights,
+  void run_tile(int64_t group, int64_t index, int64_t split, const Tensor& source, const Weights& weights,
                 const T* bias, const Tensor& output, ThreadScratch& scratch) const {
+    const Tile tile = patch_.tile(index);
     const int64_t points = patch_.points(tile);
     rows_of(split, scratch.rows);
     int64_t accumulator_rows = 0;
@@ -151,7 +152,7 @@ class Convolve final : public ConvolutionPlan {
     T* accumulators = scratch.accumulators.get<T>(accumulator_rows * row);
     patch_.runs(tile, 0, points, output, scratch.runs);
     if (patch_.chunks().empty()) std::memset(accumulators, 0, accumulator_rows * row * sizeof(T));
-    compute_sums(group, tile, patch_.after(tile), source, weights, output, accumulators, row, scratch);
+    compute_sums(group, tile, patch_.below(index), source, weights, output, accumulators, row, scratch);
     write_.write({group, bias, output, scratch.runs}, scratch.rows, accumulators, row, points, scratch.write);
   }
 

@@ -64,14 +64,39 @@ bool GradientRows<T>::reaches(int64_t row, int64_t v) const {
 template <typename T>
 auto GradientRows<T>::prepare(int64_t group, const Tile& tile, const Tensor& grad_output,
                               GradientBuffers& buffers) const -> Rows {
-  if (!by_v_) return slots(group, tile, grad_output, buffers);
+  if (!by_v_) return slots(source(group, tile, grad_output, buffers), buffers);
   // From above a row of the source taps reach it that lie below the middle, and the other way round.
   const Tile around{std::max<int64_t>(0, tile.first_row - c_.rows_below()),
                     std::min(c_.output_rows(), tile.last_row + c_.rows_above()), tile.first, tile.last};
-  const Rows slots = this->slots(group, around, grad_output, buffers);
+  const Source source = this->source(group, around, grad_output, buffers);
+  plan_moved(tile, around.first_row, buffers.moves);
   const int64_t products = static_cast<int64_t>(products_.size());
-  const Rows moved{buffers.moved.get<T>(products * slots.product_step), slots.product_step, slots.row_step,
-                   slots.point_step};
+  if (!source.planar()) {
+    const Rows slots = this->slots(source, buffers);
+    const Rows moved{buffers.moved.get<T>(products * slots.product_step), slots.product_step, 1,
+                     slots.point_step};
+    add_moved(buffers.moves, slots, 0, rows_, moved);
+    return moved;
+  }
+  // A few orbits at a time, whose slots stay in L1 until they are added up.
+  const Rows moved{buffers.moved.get<T>(products * rows_ * points_), rows_ * points_, points_, 1};
+  const int64_t bytes = classes_ * points_ * static_cast<int64_t>(sizeof(T));
+  const int64_t at_once = std::clamp<int64_t>(kernels_.l1_bytes / 2 / bytes, 1, rows_);
+  const Rows slots{buffers.planes.get<T>(classes_ * at_once * points_), at_once * points_, points_, 1};
+  for (const Block& block : c_.rows) {
+    for (int64_t first = 0; first < block.orbits; first += at_once) {
+      const int64_t count = std::min(at_once, block.orbits - first);
+      add_slots(source, block, first, count, slots);
+      add_moved(buffers.moves, slots, block.first + first, count, moved);
+    }
+  }
+  return moved;
+}
+
+template <typename T>
+void GradientRows<T>::plan_moved(const Tile& tile, int64_t slots_row, std::vector<MovedRun>& moves) const {
+  const int64_t width = tile.width();
+  moves.clear();
   for (int64_t first = tile.first_row; first < tile.last_row;) {
     // At the edges of an image the taps reach some rows only.
     const auto alike = [&](int64_t row) {
@@ -82,39 +107,41 @@ auto GradientRows<T>::prepare(int64_t group, const Tile& tile, const Tensor& gra
     };
     int64_t last = first + 1;
     while (last < tile.last_row && alike(last)) ++last;
-    add_moved(tile, first, last, slots, around.first_row, moved);
+    for (size_t i = 0; i < products_.size(); ++i) {
+      MovedRun move{static_cast<int64_t>(i), (first - tile.first_row) * width, (last - first) * width, 0, {}};
+      for (const SignedTap& tap : taps_[i]) {
+        if (!reaches(first, tap.v)) continue;
+        move.term[move.terms++] = {(first - c_.reach_v(tap.v) - slots_row) * width, tap.sign};
+      }
+      moves.push_back(move);
+    }
     first = last;
   }
-  return moved;
 }
 
 template <typename T>
-void GradientRows<T>::add_moved(const Tile& tile, int64_t first, int64_t last, const Rows& slots,
-                                int64_t slots_row, const Rows& moved) const {
-  const int64_t width = tile.width(), point = (first - tile.first_row) * width,
-                count = (last - first) * width;
-  for (size_t i = 0; i < products_.size(); ++i) {
+void GradientRows<T>::add_moved(const std::vector<MovedRun>& moves, const Rows& slots, int64_t first,
+                                int64_t count, const Rows& moved) const {
+  for (const MovedRun& move : moves) {
     SignedRow<T> terms[2];
-    int terms_count = 0;
-    for (const SignedTap& tap : taps_[i]) {
-      if (!reaches(first, tap.v)) continue;
-      const int64_t from = (first - c_.reach_v(tap.v) - slots_row) * width;
-      terms[terms_count++] = {slots.at(class_of_[i], 0, from), static_cast<T>(tap.sign)};
+    for (int t = 0; t < move.terms; ++t) {
+      terms[t] = {slots.at(class_of_[move.product], 0, move.term[t].point),
+                  static_cast<T>(move.term[t].sign)};
     }
     if (slots.point_step != 1) {  // all rows of a point lie next to each other
-      kernels_.add_rows(terms, terms_count, count * row_lanes_, moved.at(i, 0, point));
+      kernels_.add_rows(terms, move.terms, move.count * row_lanes_, moved.at(move.product, 0, move.point));
       continue;
     }
-    for (int64_t r = 0; r < rows_; ++r) {
-      kernels_.add_rows(terms, terms_count, count, moved.at(i, r, point));
-      for (int t = 0; t < terms_count; ++t) terms[t].data += slots.row_step;
+    for (int64_t r = 0; r < count; ++r) {
+      kernels_.add_rows(terms, move.terms, move.count, moved.at(move.product, first + r, move.point));
+      for (int t = 0; t < move.terms; ++t) terms[t].data += slots.row_step;
     }
   }
 }
 
 template <typename T>
-auto GradientRows<T>::slots(int64_t group, const Tile& tile, const Tensor& grad_output,
-                            GradientBuffers& buffers) const -> Rows {
+auto GradientRows<T>::source(int64_t group, const Tile& tile, const Tensor& grad_output,
+                             GradientBuffers& buffers) const -> Source {
   const int64_t tile_points = patch_.points(tile);
   patch_.runs(tile, 0, tile_points, grad_output, buffers.outputs);
   buffers.runs.clear();
@@ -123,20 +150,22 @@ auto GradientRows<T>::slots(int64_t group, const Tile& tile, const Tensor& grad_
   const int64_t offset = group * c_.row_channels * grad_output.strides[1] * element_size(grad_output.dtype);
   const Source source{static_cast<const char*>(grad_output.data) + offset, grad_output.dtype,
                       grad_output.strides[1], grad_output.strides[4], buffers.runs};
-  if (source.channel_stride == 1 && !source.planar() && narrow_blocks()) {
-    return slots_of(to_planes(source, buffers), buffers);
-  }
-  return slots_of(source, buffers);
+  const bool transposed = source.channel_stride == 1 && !source.planar() && narrow_blocks();
+  return transposed ? to_planes(source, buffers) : source;
 }
 
 template <typename T>
-auto GradientRows<T>::slots_of(const Source& source, GradientBuffers& buffers) const -> Rows {
+auto GradientRows<T>::slots(const Source& source, GradientBuffers& buffers) const -> Rows {
   const bool planar = source.planar(), by_points = !planar || !column_lanes_;
   const Rows planes{buffers.planes.get<T>(planar ? classes_ * rows_ * points_ : 0), rows_ * points_, points_,
                     1};
   const Rows points{buffers.slots.get<T>(by_points ? classes_ * points_ * row_lanes_ : 0),
                     points_ * row_lanes_, 1, row_lanes_};
-  add_slots(source, planar ? planes : points);
+  for (const Block& block : c_.rows) {
+    const Rows& all = planar ? planes : points;
+    add_slots(source, block, 0, block.orbits,
+              {all.at(0, block.first, 0), all.product_step, all.row_step, all.point_step});
+  }
   if (planar && by_points) {
     SlotsArguments<T> a{};
     a.slots = a.classes = a.run_count = 1;
@@ -155,28 +184,27 @@ auto GradientRows<T>::slots_of(const Source& source, GradientBuffers& buffers) c
 }
 
 template <typename T>
-void GradientRows<T>::add_slots(const Source& source, const Rows& slots) const {
+void GradientRows<T>::add_slots(const Source& source, const Block& block, int64_t first, int64_t count,
+                                const Rows& slots) const {
   SlotsArguments<T> a{};
+  a.slots = block.size();
   a.orbit_stride = source.channel_stride;
   a.point_stride = source.point_stride;
+  a.orbits = count;
   a.runs = source.runs.data();
   a.run_count = static_cast<int>(source.runs.size());
   a.classes = classes_;
+  a.target = slots.data;
   a.class_step = slots.product_step;
   a.orbit_step = slots.row_step;
   a.point_step = slots.point_step;
-  for (const Block& block : c_.rows) {
-    a.slots = block.size();
-    a.orbits = block.orbits;
-    for (int copy = 0; copy < block.size(); ++copy) {
-      a.source[subset_index(block.mask, reflection(block.mask, copy))] =
-          static_cast<const char*>(source.data) +
-          block.channel(0, copy) * source.channel_stride * element_size(source.dtype);
-    }
-    for (int i = 0; i < classes_; ++i) a.slot_of[i] = slot_of(block.mask, fold_.parity(i));
-    a.target = slots.at(0, block.first, 0);
-    kernels_.slots(source.dtype, a);
+  for (int copy = 0; copy < block.size(); ++copy) {
+    a.source[subset_index(block.mask, reflection(block.mask, copy))] =
+        static_cast<const char*>(source.data) +
+        block.channel(first, copy) * source.channel_stride * element_size(source.dtype);
   }
+  for (int i = 0; i < classes_; ++i) a.slot_of[i] = slot_of(block.mask, fold_.parity(i));
+  kernels_.slots(source.dtype, a);
 }
 
 template <typename T>

@@ -25,11 +25,23 @@ struct Product {
   int64_t first, count, at;
 };
 
+// Points that the same taps along v reach, and what is added up for one product's rows there: of its class's
+// slots those from `term` points on, with their signs.
+struct MovedRun {
+  int64_t product, point, count;
+  int terms;
+  struct {
+    int64_t point;
+    int sign;
+  } term[2];
+};
+
 // What a thread needs for them, and where they are until the next tile's.
 struct GradientBuffers {
   Scratch channels, planes, slots, moved;
   std::vector<OutputRun> outputs;
   std::vector<PointRun> runs, all;  // all: a tile's points, next to each other
+  std::vector<MovedRun> moves;
 };
 
 template <typename T>
@@ -81,17 +93,21 @@ class GradientRows {
   // Whether tap v reaches row `row` of the source from a row of the same image.
   bool reaches(int64_t row, int64_t v) const;
 
+  Source source(int64_t group, const Tile& tile, const Tensor& grad_output, GradientBuffers& buffers) const;
   // The slots of a tile's grad_output, of every class.
-  Rows slots(int64_t group, const Tile& tile, const Tensor& grad_output, GradientBuffers& buffers) const;
-  Rows slots_of(const Source& source, GradientBuffers& buffers) const;
-  void add_slots(const Source& source, const Rows& slots) const;
+  Rows slots(const Source& source, GradientBuffers& buffers) const;
+  // The same of `count` orbits of a block, from `first` on, to rows from the first one on.
+  void add_slots(const Source& source, const Block& block, int64_t first, int64_t count,
+                 const Rows& slots) const;
   // Channels last to planes, with room for the whole vectors that stage writes.
   Source to_planes(const Source& source, GradientBuffers& buffers) const;
   // Whether vectors of the orbits of one block are mostly empty, so that channels_last tensors are transposed
   // as a whole first.
   bool narrow_blocks() const;
-  // The rows of every coefficient along v, at rows [first, last) of points, which the same taps reach.
-  void add_moved(const Tile& tile, int64_t first, int64_t last, const Rows& slots, int64_t slots_row,
+  // What is added up for a tile's rows of every product, of the slots of points from row `slots_row` on.
+  void plan_moved(const Tile& tile, int64_t slots_row, std::vector<MovedRun>& moves) const;
+  // Rows [first, first + count) of every product, of as many rows of slots.
+  void add_moved(const std::vector<MovedRun>& moves, const Rows& slots, int64_t first, int64_t count,
                  const Rows& moved) const;
 
   const Convolution& c_;

@@ -164,6 +164,10 @@ struct EpilogueArguments {
 // `count` points that follow one another, both where they come from and where they go.
 struct PointRun {
   int64_t source, target, count;
+
+  bool operator==(const PointRun& other) const {
+    return source == other.source && target == other.target && count == other.count;
+  }
 };
 
 // What slots needs: `slots` channels of each of `orbits` orbits, whose element (reflection rank e, orbit,

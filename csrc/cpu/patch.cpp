@@ -7,7 +7,7 @@
 namespace symconv::cpu {
 Patch::Patch(const Convolution& convolution, const Tiling& tiling, int lanes, int64_t element_bytes)
     : c_(convolution), tiling_(tiling), fold_(convolution.fold()), lanes_(lanes) {
-  row_tiles_ = ceil_div(row_count(), tiling_.rows);
+  row_tiles_ = tiling_.row_tiles > 0 ? tiling_.row_tiles : ceil_div(row_count(), tiling_.rows);
   width_tiles_ = tiling_.flat ? 1 : ceil_div(c_.output[2], tiling_.width);
   if (c_.taps() == 0) return;  // nothing to read: no chunks
   for (size_t b = 0; b < c_.columns.size(); ++b) {
@@ -121,13 +121,10 @@ void Patch::plan_rows(TapOffsets (&offsets)[kAxes]) {
 }
 
 Tile Patch::tile(int64_t index) const {
-  const int64_t row = index / width_tiles_ * tiling_.rows, first = index % width_tiles_ * tiling_.width;
-  const int64_t width = tiling_.flat ? 1 : c_.output[2];
-  return {row, std::min(row + tiling_.rows, row_count()), first, std::min(first + tiling_.width, width)};
-}
-
-Tile Patch::after(const Tile& tile) const {
-  return {tile.last_row, std::min(tile.last_row + tiling_.rows, row_count()), tile.first, tile.last};
+  const int64_t number = index / width_tiles_, first = index % width_tiles_ * tiling_.width;
+  const int64_t width = tiling_.flat ? 1 : c_.output[2], pieces = ceil_div(row_count(), at_once());
+  const auto edge = [&](int64_t i) { return std::min(row_count(), part(pieces, row_tiles_, i) * at_once()); };
+  return {edge(number), edge(number + 1), first, std::min(first + tiling_.width, width)};
 }
 
 void Patch::staging(const Tile& tile, const Tensor& source, std::vector<StagedRun>& runs) const {

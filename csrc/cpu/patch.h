@@ -26,6 +26,9 @@ namespace symconv::cpu {
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// Part `i` of n things in `parts` even parts starts here.
+inline int64_t part(int64_t n, int64_t parts, int64_t i) { return n * i / parts; }
+
 // Rows [first_row, last_row) of output points, points [first, last) of each. In a flat tiling every point is
 // a row of its own.
 struct Tile {
@@ -52,10 +55,13 @@ struct OutputRun {
 
 // How the convolution is cut into tiles and chunks.
 struct Tiling {
-  int64_t rows;     // rows of a tile
+  int64_t rows;     // rows of a tile, at most
   int64_t width;    // points of a row, at most
   int64_t columns;  // columns of a chunk, at most: staged together
   bool flat;        // every point is a row, and a tile any run of them
+  // Tiles one below the other, of as many rows each, or whole vectors of them if flat, as can be; 0: as few
+  // as `rows` allows.
+  int64_t row_tiles = 0;
 };
 
 class Patch {
@@ -64,8 +70,10 @@ class Patch {
 
   int64_t tiles() const { return row_tiles_ * width_tiles_; }
   Tile tile(int64_t index) const;
-  // The tile below this one; without rows if there is none.
-  Tile after(const Tile& tile) const;
+  // The tile below that one; without rows if there is none.
+  Tile below(int64_t index) const {
+    return index + width_tiles_ < tiles() ? tile(index + width_tiles_) : Tile{};
+  }
   int64_t points(const Tile& tile) const { return (tile.last_row - tile.first_row) * tile.width(); }
   // Points of the largest tile.
   int64_t max_points() const { return tiling_.rows * tiling_.width; }
@@ -148,6 +156,8 @@ class Patch {
   static constexpr int64_t kLeastImage = 2;
 
   int64_t image_points() const { return c_.output[0] * c_.output[1] * c_.output[2]; }
+  // What tiles are cut from one below the other: rows, or vectors of them.
+  int64_t at_once() const { return tiling_.flat ? lanes_ : 1; }
   int64_t row_count() const { return tiling_.flat ? c_.batch * image_points() : c_.output_rows(); }
   // By rows: what lies where in a plane, and the taps' offsets there.
   void plan_rows(TapOffsets (&offsets)[kAxes]);

@@ -37,11 +37,12 @@ bool flat(const Convolution& c) {
   return same;
 }
 
-// Runs of `points` points, each cut into tiles of `tile`, of which `staged` vectors are staged for every
-// channel. In a strip, one thread computes the tiles of a run one after the other, and from tile to tile
-// `held` vectors of sums are carried over.
+// Runs of `points` points, each cut into tiles of at most `tile`, multiples of `at_once` and as even as they
+// can be, of which `staged` vectors are staged for every channel. In a strip, one thread computes the tiles
+// of a run one after the other, all of the same size but the last, and from tile to tile `held` vectors of
+// sums are carried over.
 struct Cut {
-  int64_t runs, points, tile, staged;
+  int64_t runs, points, tile, at_once, staged;
   bool strip = false;
   int64_t held = 0;
 
@@ -118,6 +119,21 @@ class Cheapest {
     const int64_t whole = ceil_div(points, lanes_);
     return static_cast<double>(whole) + (whole % vectors_ == 1 ? 0.3 : 0.0);
   }
+  // Of `turns` tiles.
+  double vectors(const Cut& cut, int64_t turns) const {
+    const auto sum = [&](int64_t count, int64_t points, int64_t others, int64_t other_points) {
+      return static_cast<double>(count) * vectors(points) +
+             static_cast<double>(others) * vectors(other_points);
+    };
+    const int64_t tiles = cut.tiles_of_run();
+    if (cut.strip) {
+      const int64_t last = turns / tiles;
+      return sum(turns - last, std::min(cut.tile, cut.points), last, cut.last());
+    }
+    const int64_t pieces = ceil_div(cut.points, cut.at_once), least = pieces / tiles;
+    const int64_t larger = ceil_div(turns * (pieces % tiles), tiles);
+    return sum(turns - larger, least * cut.at_once, larger, (least + 1) * cut.at_once);
+  }
   // What it saves that each thread folds the weights of its part, which are in its cache then: otherwise all
   // threads fold all of them ahead, and have them from each other.
   double saved(const Cut& cut, double weights) const {
@@ -129,10 +145,7 @@ class Cheapest {
   // staging, the way of the weights to L1, and what is set up.
   double cycles(const Cut& cut, int64_t parts) const {
     const int64_t turns = ceil_div(work_items(cut) * parts, threads_) * (cut.strip ? cut.tiles_of_run() : 1);
-    const int64_t last = turns / cut.tiles_of_run();
-    const double rows = this->rows(parts);
-    const double points = static_cast<double>(turns - last) * vectors(std::min(cut.tile, cut.points)) +
-                          static_cast<double>(last) * vectors(cut.last());
+    const double rows = this->rows(parts), points = vectors(cut, turns);
     // A vector's worth of 16 from the core's own cache takes two cycles; the less of it they fill, the more
     // of them are still there.
     const double weights = columns_ * rows;
@@ -209,7 +222,7 @@ void tile_rows(const Convolution& c, int lanes, int64_t panel, Cheapest& cheapes
   for (int64_t r = 1; r <= row_count && (r == 1 || r * t.width <= most_points); ++r) {
     const int64_t staged_rows = c.kernel[0] * ((r - 1) * c.stride[1] + (c.kernel[1] - 1) * c.dilation[1] + 1);
     const int64_t staged = staged_rows * ceil_div(t.width * c.stride[2], lanes);
-    if (cheapest.offer({width_tiles, row_count * t.width, r * t.width, staged})) t.rows = r;
+    if (cheapest.offer({width_tiles, row_count * t.width, r * t.width, t.width, staged})) t.rows = r;
   }
 }
 
@@ -222,7 +235,7 @@ void tile_flat(const Convolution& c, int lanes, Cheapest& cheapest, Tiling& t) {
   const int64_t most = std::min(cheapest.most_points(), c.batch * image + lanes - 1);
   for (int64_t points = lanes; points <= most; points += lanes) {
     const int64_t staged = c.kernel[0] * ceil_div(points + halo, lanes);
-    if (cheapest.offer({1, c.batch * image, points, staged})) t.rows = points;
+    if (cheapest.offer({1, c.batch * image, points, lanes, staged})) t.rows = points;
   }
 }
 
@@ -238,7 +251,8 @@ void tile_strips(const Convolution& c, int lanes, int64_t panel, int threads, Ch
     if (most_strips % strips != 0 || least < 4 * panel || (strips > 1 && least < 8 * reach)) continue;
     const int64_t points = ceil_div(c.output_rows(), strips) * width + (strips > 1 ? reach : 0);
     for (int64_t tile = lanes; tile <= std::min(most_points, points + lanes - 1); tile += lanes) {
-      if (!cheapest.offer({strips, points, tile, c.kernel[0] * ceil_div(tile, lanes), true, held})) continue;
+      if (!cheapest.offer({strips, points, tile, lanes, c.kernel[0] * ceil_div(tile, lanes), true, held}))
+        continue;
       s.strips = strips;
       s.tiling = {tile, 1, s.tiling.columns, true};
     }
@@ -400,9 +414,9 @@ WgradSchedule wgrad_schedule(const Convolution& c, int lanes, int64_t l2_bytes, 
   const int64_t most_points = std::clamp<int64_t>(l2_bytes / 4 / slots_bytes, 256, 512);
   s.tiling.width = symconv::cpu::width(c.output[2], most_points);
   // As many tiles as threads, or a multiple of that.
-  const int64_t row_tiles = ceil_div(ceil_div(rows * s.tiling.width, most_points), threads) * threads;
-  s.tiling.rows = std::clamp<int64_t>(ceil_div(rows, std::max<int64_t>(1, row_tiles)), 1,
-                                      std::max<int64_t>(1, most_points / s.tiling.width));
+  const int64_t most_rows = std::max<int64_t>(1, most_points / s.tiling.width);
+  s.tiling.row_tiles = std::min(rows, whole(ceil_div(rows, most_rows), threads));
+  s.tiling.rows = std::max<int64_t>(1, ceil_div(rows, std::max<int64_t>(1, s.tiling.row_tiles)));
   const int64_t points = s.tiling.rows * s.tiling.width;
   if (matrix) {
     // Long sums: those of a matrix unit take long to load and store, and cost no accuracy.

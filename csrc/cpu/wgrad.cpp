@@ -14,6 +14,7 @@
 #include "wgrad.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "ahead.h"
 #include "gradient_rows.h"
@@ -36,6 +37,7 @@ struct ThreadScratch {
   std::vector<OutputRun> next;
   Ahead ahead;  // of the tile that comes next
   std::vector<PointRun> sources, padding, points;
+  std::vector<PointRun> padded;  // the padding that the staged planes have zeros for
 };
 
 // Vectors of filters, at most as many as a micro-tile has.
@@ -43,9 +45,6 @@ struct LanePanel {
   int64_t first;
   int vectors;
 };
-
-// Part `i` of n things in `parts` even parts starts here.
-int64_t part(int64_t n, int64_t parts, int64_t i) { return n * i / parts; }
 
 template <typename T>
 class Wgrad {
@@ -96,6 +95,7 @@ class Wgrad {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t group = i / (column_shares_ * point_shares_);
         const int64_t columns = i / point_shares_ % column_shares_, points = i % point_shares_;
+        scratch.padded.clear();
         T* target = accumulators + (group * point_shares_ + points) * share_;
         const int64_t first = part(tiles, point_shares_, points),
                       last = part(tiles, point_shares_, points + 1);
@@ -192,13 +192,15 @@ class Wgrad {
         scratch.sources.push_back({run.source, run.position + run.low, run.high - run.low});
       pad(run.position + run.high, run.count - run.high);
     }
+    if (scratch.padding == scratch.padded) return;
     const int64_t planes = staged_planes();
     T* staged = scratch.staged.get<T>(planes * patch_.plane() * lanes_);
     for (int64_t p = 0; p < planes; ++p) {
       for (const PointRun& run : scratch.padding) {
-        std::fill_n(staged + (p * patch_.plane() + run.target) * lanes_, run.count * lanes_, T(0));
+        std::memset(staged + (p * patch_.plane() + run.target) * lanes_, 0, run.count * lanes_ * sizeof(T));
       }
     }
+    scratch.padded = scratch.padding;
   }
 
   // Planes of whole vectors of columns.
