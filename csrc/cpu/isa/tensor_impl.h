@@ -155,8 +155,40 @@ struct SlotRows {
   }
 };
 
-// They are sums of rows, `Least` of them at least.
-template <typename T, int Slots, int Least>
+// They are sums of rows, as many as three folded taps along v give inside an image: three for the slots that
+// are even along v, the first ones, two for the others. Most images are of such points, and without loops
+// over the terms a transposed orbit takes a sixth less time.
+template <typename T, int Slots>
+struct SlotsOfThree {
+  static constexpr int before(int q) { return 2 * q <= Slots ? 3 * q : Slots / 2 + 2 * q; }
+  int64_t offset[before(Slots)];
+  Vector<T> sign[before(Slots)];
+
+  static bool fits(const EpilogueArguments<T>& a) {
+    for (int q = 0; q < Slots; ++q) {
+      if (a.term_count[q] != before(q + 1) - before(q)) return false;
+    }
+    return true;
+  }
+  explicit SlotsOfThree(const EpilogueArguments<T>& a) {
+    for (int i = 0; i < before(Slots); ++i) {
+      offset[i] = a.terms[i].offset;
+      sign[i] = Vector<T>{} + a.terms[i].sign;
+    }
+  }
+
+  SYMCONV_INLINE void load(const T* row, int, Vector<T>* y) const {
+#pragma GCC unroll 8
+    for (int q = 0; q < Slots; ++q) {
+      y[q] = sign[before(q)] * cpu::load<T>(row + offset[before(q)]);
+#pragma GCC unroll 3
+      for (int j = before(q) + 1; j < before(q + 1); ++j) y[q] += sign[j] * cpu::load<T>(row + offset[j]);
+    }
+  }
+};
+
+// They are sums of rows, any number of them.
+template <typename T, int Slots>
 struct SlotSums {
   const SlotTerm<T>* terms[Slots + 1];  // where those of a slot begin
 
@@ -169,8 +201,6 @@ struct SlotSums {
     for (int q = 0; q < Slots; ++q) {
       const SlotTerm<T>* term = terms[q];
       y[q] = Vector<T>{};
-#pragma GCC unroll 2
-      for (int j = 0; j < Least; ++j, ++term) y[q] += term->sign * cpu::load<T>(row + term->offset);
 #pragma GCC unroll 1
       for (; term != terms[q + 1]; ++term) y[q] += term->sign * cpu::load<T>(row + term->offset);
     }
@@ -282,13 +312,15 @@ void epilogue_typed(const EpilogueArguments<T>& a) {
 template <typename T>
 void epilogue(DType dtype, const EpilogueArguments<T>& a) {
   with_storage<T>(dtype, [&](auto s) {
+    using Stored = decltype(s);
     with_power(a.slots, [&](auto slots) {
       constexpr int kSlots = slots();
-      if (!a.terms) return epilogue_typed<T, decltype(s), kSlots, SlotRows<T, kSlots>>(a);
-      if (*std::min_element(a.term_count, a.term_count + kSlots) < 2) {
-        return epilogue_typed<T, decltype(s), kSlots, SlotSums<T, kSlots, 0>>(a);
+      if (!a.terms) return epilogue_typed<T, Stored, kSlots, SlotRows<T, kSlots>>(a);
+      if constexpr (kSlots == 2 || kSlots == 4) {
+        using Three = SlotsOfThree<T, kSlots>;
+        if (Three::fits(a)) return epilogue_typed<T, Stored, kSlots, Three>(a);
       }
-      epilogue_typed<T, decltype(s), kSlots, SlotSums<T, kSlots, 2>>(a);
+      epilogue_typed<T, Stored, kSlots, SlotSums<T, kSlots>>(a);
     });
   });
 }
