@@ -339,7 +339,7 @@ struct Kernels {
   // The butterfly of the slots, plus bias, narrowed to the output's type.
   void (*epilogue)(DType dtype, const EpilogueArguments<T>&);
 
-  // The slots of grad_output: target[class * class_step + orbit * orbit_step + (run.target + i) * point_step]
+  // Slots of tied channels: target[class * class_step + orbit * orbit_step + (run.target + i) * point_step]
   // = sum over reflection ranks e of sign(slot_of[class], e) times the source's point i of that run. With one
   // slot it copies, which also brings planes to points.
   void (*slots)(DType dtype, const SlotsArguments<T>&);

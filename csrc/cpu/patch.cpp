@@ -207,7 +207,8 @@ void Patch::stage(const Kernels<T>& kernels, const std::vector<StagedRun>& runs,
       for (int64_t i = run.high; i < run.count; ++i) row[i] = T(0);
     }
   };
-  if (chunk.copies > 1 && source.strides[1] != 1) {  // straight to slots
+  // Straight to slots, unless vectors of channels next to each other would be mostly empty.
+  if (chunk.copies > 1 && (source.strides[1] != 1 || 2 * chunk.columns > kernels.lanes)) {
     std::vector<PointRun> points;
     for (const StagedRun& run : runs) {
       if (run.high > run.low) points.push_back({run.source, run.position + run.low, run.high - run.low});

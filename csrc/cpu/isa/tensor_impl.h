@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
 #include "../../common/fold.h"
 #include "../kernels.h"
@@ -180,9 +181,9 @@ struct SlotsOfThree {
   SYMCONV_INLINE void load(const T* row, int, Vector<T>* y) const {
 #pragma GCC unroll 8
     for (int q = 0; q < Slots; ++q) {
-      y[q] = sign[before(q)] * cpu::load<T>(row + offset[before(q)]);
-#pragma GCC unroll 3
-      for (int j = before(q) + 1; j < before(q + 1); ++j) y[q] += sign[j] * cpu::load<T>(row + offset[j]);
+      const int i = before(q);
+      y[q] = sign[i] * cpu::load<T>(row + offset[i]) + sign[i + 1] * cpu::load<T>(row + offset[i + 1]);
+      if (before(q + 1) - i == 3) y[q] += sign[i + 2] * cpu::load<T>(row + offset[i + 2]);
     }
   }
 };
@@ -246,6 +247,20 @@ void epilogue_typed(const EpilogueArguments<T>& a) {
       const int rows = elements_at<T>(orbit, orbits), channels = together ? Slots * rows : rows;
       for (int64_t i = 0; i < points; i += L) {
         const int count = elements_at<T>(i, points);
+        if constexpr (std::is_same_v<Rows, SlotRows<T, 1>>) {  // there is nothing to do before
+          if (count == L && rows == L) {
+            const Vector<T> bias = a.bias[0] ? load<T>(a.bias[0] + orbit) : Vector<T>{} + T(-0.0);
+            Vector<T> y[L];
+            load_transposed<T>([&](int r) { return accumulators + (orbit + r) * row + i; }, y);
+            Stored* to = output[0] + orbit + i * point_stride;
+#pragma GCC unroll 16
+            for (int p = 0; p < L; ++p) {
+              store_as<T>(to, y[p] + bias, L);
+              to = opaque(to + point_stride);
+            }
+            continue;
+          }
+        }
         alignas(64) T block[(Slots + 1) * L][L];  // the outputs' rows, output by output in the order of place
         for (int r = 0; r < rows; ++r) {
           T bias[Slots];

@@ -1,5 +1,5 @@
-// What of kernels.h only wgrad uses: the slots of grad_output, the fold with points as rows, and the way back
-// from coefficients to taps.
+// The slots of kernels.h, and what only wgrad uses: the fold with points as rows, and the way back from
+// coefficients to taps.
 #pragma once
 
 #include "../../common/fold.h"
@@ -118,6 +118,47 @@ void slots_by_points(const SlotsArguments<T>& a, const Stored* const* source, co
   }
 }
 
+// From points, where orbits lie next to each other, to planes: blocks of their slots are transposed.
+template <typename T, typename Stored, int Slots>
+void slots_from_points(const SlotsArguments<T>& a, const Stored* const* source) {
+  constexpr int L = kLanes<T>;
+  const int64_t point_stride = a.point_stride, orbit_step = a.orbit_step;
+  for (int64_t orbit = 0; orbit < a.orbits; orbit += L) {
+    const int width = elements_at<T>(orbit, a.orbits);
+    for (int r = 0; r < a.run_count; ++r) {
+      const PointRun run = a.runs[r];
+      for (int64_t i = 0; i < run.count; i += L) {
+        const int count = elements_at<T>(i, run.count);
+        const int64_t offset = orbit + run.source + i * point_stride;
+        alignas(64) T block[Slots][L][L];  // [point][orbit]; what is not set goes nowhere
+        for (int p = 0; p < count; ++p) {
+          Vector<T> y[Slots];
+#pragma GCC unroll 8
+          for (int e = 0; e < Slots; ++e) y[e] = load_as<T>(source[e] + offset + p * point_stride, width);
+          hadamard<Slots>(y);
+#pragma GCC unroll 8
+          for (int q = 0; q < Slots; ++q) store<T>(block[q][p], y[q]);
+        }
+        for (int c = 0; c < a.classes; ++c) {
+          const T(*const from)[L] = block[a.slot_of[c]];
+          Vector<T> y[L];
+          load_transposed<T>([&](int p) { return from[p]; }, y);
+          T* row = a.target + c * a.class_step + orbit * orbit_step + run.target + i;
+          if (count == L && width == L) {
+#pragma GCC unroll 16
+            for (int l = 0; l < L; ++l) {
+              store<T>(row, y[l]);
+              row = opaque(row + orbit_step);
+            }
+          } else {
+            for (int l = 0; l < width; ++l, row += orbit_step) store_partial<T>(row, y[l], count);
+          }
+        }
+      }
+    }
+  }
+}
+
 // From planes to points: blocks of orbits and points are transposed.
 template <typename T, typename Stored, int Slots>
 void slots_transposed(const SlotsArguments<T>& a, const Stored* const* source, const SlotTargets& targets) {
@@ -199,7 +240,9 @@ void slots(DType dtype, const SlotsArguments<T>& a) {
     with_power(a.slots, [&](auto n) {
       const Stored* source[n()];
       for (int e = 0; e < n(); ++e) source[e] = static_cast<const Stored*>(a.source[e]);
-      if (a.point_step == 1) {
+      if (a.point_step == 1 && a.orbit_stride == 1 && a.point_stride != 1) {
+        slots_from_points<T, Stored, n()>(a, source);
+      } else if (a.point_step == 1) {
         slots_to_planes<T, Stored, n()>(a, source, targets);
       } else if (a.orbit_stride == 1) {
         slots_by_points<T, Stored, n()>(a, source, targets);
