@@ -251,8 +251,8 @@ void tile_strips(const Convolution& c, int lanes, int64_t panel, int threads, Ch
     if (most_strips % strips != 0 || least < 4 * panel || (strips > 1 && least < 8 * reach)) continue;
     const int64_t points = ceil_div(c.output_rows(), strips) * width + (strips > 1 ? reach : 0);
     for (int64_t tile = lanes; tile <= std::min(most_points, points + lanes - 1); tile += lanes) {
-      if (!cheapest.offer({strips, points, tile, lanes, c.kernel[0] * ceil_div(tile, lanes), true, held}))
-        continue;
+      const int64_t staged = c.kernel[0] * ceil_div(tile, lanes);
+      if (!cheapest.offer({strips, points, tile, lanes, staged, true, held})) continue;
       s.strips = strips;
       s.tiling = {tile, 1, s.tiling.columns, true};
     }
