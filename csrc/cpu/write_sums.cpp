@@ -74,19 +74,29 @@ void WriteSums<T>::write_by_v(const Target& target, const std::vector<RowRange>&
 template <typename T>
 void WriteSums<T>::write_reached(const Target& target, const std::vector<RowRange>& rows, const T* sums,
                                  int64_t sums_row, int64_t first, int64_t last, WriteBuffers& buffers) const {
+  const auto begin = std::lower_bound(buffers.reached.begin(), buffers.reached.end(), first,
+                                      [](const Reached& r, int64_t point) { return r.last <= point; });
+  const auto end = std::lower_bound(begin, buffers.reached.end(), last,
+                                    [](const Reached& r, int64_t point) { return r.first < point; });
   for (size_t b = 0; b < c_.rows.size(); ++b) {
     const int64_t orbits = rows[b].count();
-    for (const Reached& reached : buffers.reached) {
-      const int64_t low = std::max(first, reached.first), high = std::min(last, reached.last);
-      if (low >= high) continue;
+    for (auto of = begin; of != end; ++of) {
+      // What is added up is found once for all points that the same taps reach: in small images they are
+      // many.
+      const auto alike = [&](const Reached& other) { return other.taps == of->taps; };
+      if (std::find_if(begin, of, alike) != of) continue;
       EpilogueArguments<T> a{};
       // A block that is not mirrored along v may have two terms for a tap, but has half as many slots at
       // most.
       SlotTerm<T> terms[kMaxOrbit * kMostTapsOfV];
-      find_terms(b, reached.taps, orbits * sums_row, terms, a);
+      find_terms(b, of->taps, orbits * sums_row, terms, a);
       a.orbits = orbits;
       a.row = sums_row;
-      write_orbits(target, b, rows[b].first, sums + low, low - first, high - first, a);
+      for (auto points = of; points != end; ++points) {
+        if (!alike(*points)) continue;
+        const int64_t low = std::max(first, points->first), high = std::min(last, points->last);
+        write_orbits(target, b, rows[b].first, sums + low, low - first, high - first, a);
+      }
     }
     sums += orbits * static_cast<int64_t>(packing_.sums(b).size()) * sums_row;
   }
@@ -178,13 +188,15 @@ void WriteSums<T>::write_orbits(const Target& target, size_t b, int64_t first_or
     outputs[e] = static_cast<char*>(output.data) + channel * output.strides[1] * element;
     a.bias[e] = bias ? bias + channel : nullptr;
   }
-  for (const OutputRun& run : target.runs) {
-    const int64_t begin = std::max(first, run.point), end = std::min(last, run.point + run.count);
-    if (begin >= end) continue;
+  // Small images have many runs, and are written row by row where taps along v are added up.
+  const auto ends_before = [](const OutputRun& run, int64_t point) { return run.point + run.count <= point; };
+  auto run = std::lower_bound(target.runs.begin(), target.runs.end(), first, ends_before);
+  for (; run != target.runs.end() && run->point < last; ++run) {
+    const int64_t begin = std::max(first, run->point), end = std::min(last, run->point + run->count);
     a.accumulators = sums + begin - first;
     a.points = end - begin;
     for (int e = 0; e < block.size(); ++e) {
-      a.output[e] = outputs[e] + (run.offset + (begin - run.point) * a.point_stride) * element;
+      a.output[e] = outputs[e] + (run->offset + (begin - run->point) * a.point_stride) * element;
     }
     kernels_.epilogue(output.dtype, a);
   }

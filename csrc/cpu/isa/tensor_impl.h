@@ -188,8 +188,8 @@ struct SlotsOfThree {
   }
 };
 
-// They are sums of rows, any number of them.
-template <typename T, int Slots>
+// They are sums of any number of rows, but `Least` of them at least.
+template <typename T, int Slots, int Least>
 struct SlotSums {
   const SlotTerm<T>* terms[Slots + 1];  // where those of a slot begin
 
@@ -202,6 +202,8 @@ struct SlotSums {
     for (int q = 0; q < Slots; ++q) {
       const SlotTerm<T>* term = terms[q];
       y[q] = Vector<T>{};
+#pragma GCC unroll 2
+      for (int j = 0; j < Least; ++j, ++term) y[q] += term->sign * cpu::load<T>(row + term->offset);
 #pragma GCC unroll 1
       for (; term != terms[q + 1]; ++term) y[q] += term->sign * cpu::load<T>(row + term->offset);
     }
@@ -335,7 +337,10 @@ void epilogue(DType dtype, const EpilogueArguments<T>& a) {
         using Three = SlotsOfThree<T, kSlots>;
         if (Three::fits(a)) return epilogue_typed<T, Stored, kSlots, Three>(a);
       }
-      epilogue_typed<T, Stored, kSlots, SlotSums<T, kSlots>>(a);
+      if (*std::min_element(a.term_count, a.term_count + kSlots) < 2) {
+        return epilogue_typed<T, Stored, kSlots, SlotSums<T, kSlots, 0>>(a);
+      }
+      epilogue_typed<T, Stored, kSlots, SlotSums<T, kSlots, 2>>(a);
     });
   });
 }
