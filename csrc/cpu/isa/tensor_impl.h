@@ -251,7 +251,7 @@ void epilogue_typed(const EpilogueArguments<T>& a) {
         const int count = elements_at<T>(i, points);
         if constexpr (std::is_same_v<Rows, SlotRows<T, 1>>) {  // there is nothing to do before
           if (count == L && rows == L) {
-            const Vector<T> bias = a.bias[0] ? load<T>(a.bias[0] + orbit) : Vector<T>{} + T(-0.0);
+            const Vector<T> bias = a.bias[0] ? load<T>(a.bias[0] + orbit) : -Vector<T>{};
             Vector<T> y[L];
             load_transposed<T>([&](int r) { return accumulators + (orbit + r) * row + i; }, y);
             Stored* to = output[0] + orbit + i * point_stride;

@@ -151,7 +151,7 @@ void slots_from_points(const SlotsArguments<T>& a, const Stored* const* source) 
               row = opaque(row + orbit_step);
             }
           } else {
-            for (int l = 0; l < width; ++l, row += orbit_step) store_partial<T>(row, y[l], count);
+            for (int l = 0; l < width; ++l, row += orbit_step) store_as<T>(row, y[l], count);
           }
         }
       }
