@@ -157,7 +157,7 @@ struct SlotRows {
 };
 
 // They are sums of rows, as many as three folded taps along v give inside an image: three for the slots that
-// are even along v, the first ones, two for the others. Most images are of such points, and without loops
+// are even along v, the first ones, two for the others. Most points of an image are such, and without loops
 // over the terms a transposed orbit takes a sixth less time.
 template <typename T, int Slots>
 struct SlotsOfThree {
