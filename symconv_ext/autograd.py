@@ -1,7 +1,8 @@
 """Derivatives of the three operators. They are made of the three operators, so any order works.
 
 One set-up and one backward per operator serve both the ``torch.autograd.Function`` that eager calls and
-torch.func use and the formula registered for the operator itself, which torch.compile traces. For f, d, g =
+torch.func use, where one flat tuple ``geometry`` (``problem.flat_geometry``) stands for the arguments from
+``stride`` on, and the formula registered for the operator itself, which torch.compile traces. For f, d, g =
 fprop, dgrad, wgrad, with x on the B side, y on the A side, the reduced weight w, and a prime for a cotangent:
 
     f(x, w):   x' = d(f', w)    w' = g(f', x)
@@ -19,10 +20,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_grad_enabled
+from torch._C import _are_functorch_transforms_active, _len_torch_dispatch_stack
 from torch.autograd import Function, forward_ad
+from torch.compiler import is_compiling
 
 from . import batching, ops, reference
+from .problem import flat_geometry, split_geometry
 
 Gradients = tuple[Tensor | None, ...]
 
@@ -30,15 +34,11 @@ _ALL_BUT_CHANNELS = {3: (0, 2), 4: (0, 2, 3), 5: (0, 2, 3, 4)}
 
 
 class _Fprop(Function):
-    """``fprop(input, weight, bias, *args)``; ``args`` are stride to allow_tf32."""
-
-    @staticmethod
-    def forward(*inputs: Any) -> Tensor:
-        return fprop.value(*inputs)
+    """``fprop(input, weight, bias, geometry)``."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        input, weight, _, *ctx.args = inputs
+        input, weight, _, ctx.geometry = inputs
         ctx.save_for_backward(input, weight)
         ctx.save_for_forward(input, weight)
         ctx.output_size = output.shape
@@ -48,10 +48,10 @@ class _Fprop(Function):
         input, weight = ctx.saved_tensors
         for_input, for_weight, for_bias, *_ = ctx.needs_input_grad
         return (
-            dgrad(grad, weight, None, input.shape, *ctx.args) if for_input else None,
-            wgrad(grad, input, weight.shape, *ctx.args) if for_weight else None,
+            dgrad(grad, weight, None, input.shape, ctx.geometry) if for_input else None,
+            wgrad(grad, input, weight.shape, ctx.geometry) if for_weight else None,
             _sum(grad) if for_bias else None,
-            *(None,) * len(ctx.args),
+            None,
         )
 
     @staticmethod
@@ -64,22 +64,18 @@ class _Fprop(Function):
     ) -> Tensor:
         input, weight = ctx.saved_tensors
         return _total(
-            None if input_t is None else fprop(input_t, weight, None, *ctx.args),
-            None if weight_t is None else fprop(input, weight_t, None, *ctx.args),
+            None if input_t is None else fprop(input_t, weight, None, ctx.geometry),
+            None if weight_t is None else fprop(input, weight_t, None, ctx.geometry),
             _spread(bias_t, ctx.output_size),
         )
 
 
 class _Dgrad(Function):
-    """``dgrad(grad_output, weight, bias, input_size, *args)``."""
-
-    @staticmethod
-    def forward(*inputs: Any) -> Tensor:
-        return dgrad.value(*inputs)
+    """``dgrad(grad_output, weight, bias, input_size, geometry)``."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        grad_output, weight, _, ctx.input_size, *ctx.args = inputs
+        grad_output, weight, _, ctx.input_size, ctx.geometry = inputs
         ctx.save_for_backward(grad_output, weight)
         ctx.save_for_forward(grad_output, weight)
 
@@ -88,10 +84,11 @@ class _Dgrad(Function):
         grad_output, weight = ctx.saved_tensors
         for_output, for_weight, for_bias, *_ = ctx.needs_input_grad
         return (
-            _cut(fprop(grad, weight, None, *ctx.args), grad_output) if for_output else None,
-            wgrad(grad_output, grad, weight.shape, *ctx.args) if for_weight else None,
+            _cut(fprop(grad, weight, None, ctx.geometry), grad_output) if for_output else None,
+            wgrad(grad_output, grad, weight.shape, ctx.geometry) if for_weight else None,
             _sum(grad) if for_bias else None,
-            *(None,) * (1 + len(ctx.args)),
+            None,
+            None,
         )
 
     @staticmethod
@@ -104,22 +101,18 @@ class _Dgrad(Function):
     ) -> Tensor:
         grad_output, weight = ctx.saved_tensors
         return _total(
-            None if grad_t is None else dgrad(grad_t, weight, None, ctx.input_size, *ctx.args),
-            None if weight_t is None else dgrad(grad_output, weight_t, None, ctx.input_size, *ctx.args),
+            None if grad_t is None else dgrad(grad_t, weight, None, ctx.input_size, ctx.geometry),
+            None if weight_t is None else dgrad(grad_output, weight_t, None, ctx.input_size, ctx.geometry),
             _spread(bias_t, ctx.input_size),
         )
 
 
 class _Wgrad(Function):
-    """``wgrad(grad_output, input, weight_size, *args)``."""
-
-    @staticmethod
-    def forward(*inputs: Any) -> Tensor:
-        return wgrad.value(*inputs)
+    """``wgrad(grad_output, input, weight_size, geometry)``."""
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        grad_output, input, ctx.weight_size, *ctx.args = inputs
+        grad_output, input, ctx.weight_size, ctx.geometry = inputs
         ctx.save_for_backward(grad_output, input)
         ctx.save_for_forward(grad_output, input)
 
@@ -128,9 +121,10 @@ class _Wgrad(Function):
         grad_output, input = ctx.saved_tensors
         for_output, for_input, *_ = ctx.needs_input_grad
         return (
-            _cut(fprop(input, grad, None, *ctx.args), grad_output) if for_output else None,
-            dgrad(grad_output, grad, None, input.shape, *ctx.args) if for_input else None,
-            *(None,) * (1 + len(ctx.args)),
+            _cut(fprop(input, grad, None, ctx.geometry), grad_output) if for_output else None,
+            dgrad(grad_output, grad, None, input.shape, ctx.geometry) if for_input else None,
+            None,
+            None,
         )
 
     @staticmethod
@@ -141,17 +135,13 @@ class _Wgrad(Function):
     def jvp(ctx: Any, grad_t: Tensor | None, input_t: Tensor | None, *_: None) -> Tensor:
         grad_output, input = ctx.saved_tensors
         return _total(
-            None if grad_t is None else wgrad(grad_t, input, ctx.weight_size, *ctx.args),
-            None if input_t is None else wgrad(grad_output, input_t, ctx.weight_size, *ctx.args),
+            None if grad_t is None else wgrad(grad_t, input, ctx.weight_size, ctx.geometry),
+            None if input_t is None else wgrad(grad_output, input_t, ctx.weight_size, ctx.geometry),
         )
 
 
 class _Mirror(Function):
     """``mirror(weight, groups, orbits, transposed)``, linear in the weight."""
-
-    @staticmethod
-    def forward(*inputs: Any) -> Tensor:
-        return mirror.value(*inputs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -204,40 +194,72 @@ class _Differentiable:
         self.operator = operator
         self.no_grad = no_grad
         self.function = function
+        function.forward = self.value  # type: ignore[method-assign] # a frame less than a method that calls it
         # Function.apply binds the signature of `forward` anew at every call, which costs more than a small
         # convolution, and looks after torch.func; without a transform neither is needed.
         self.record: Callable[..., Tensor] = super(Function, function).apply  # type: ignore[misc]
 
     def __call__(self, *args: Any) -> Tensor:
-        if torch.compiler.is_compiling():
+        if is_compiling():
             return self.operator(*args)
-        if torch._C._are_functorch_transforms_active():
+        if _are_functorch_transforms_active():
             return self.function.apply(*args)
-        if torch.is_grad_enabled() or forward_ad._current_level >= 0:
+        if is_grad_enabled() or forward_ad._current_level >= 0:
             return self.record(*args)
-        return self.value(*args)
+        if _len_torch_dispatch_stack():
+            return self.value(*args)
+        return self.no_grad(*args)  # as `value` does, a call less
 
     def value(self, *args: Any) -> Tensor:
         """The result alone, for a call whose derivative is seen to."""
-        if torch._C._are_functorch_transforms_active():
+        if _are_functorch_transforms_active():
             return self.operator(*args)  # an outer transform may still want the formula
-        if torch._C._len_torch_dispatch_stack():
+        if _len_torch_dispatch_stack():
             with torch._C._AutoDispatchBelowAutograd():  # a program that is traced has one name for it
                 return self.operator(*args)
         return self.no_grad(*args)
 
 
-fprop: _Differentiable = _Differentiable(ops.fprop, ops.fprop_no_grad, _Fprop)
-dgrad: _Differentiable = _Differentiable(ops.dgrad, ops.dgrad_no_grad, _Dgrad)
-wgrad: _Differentiable = _Differentiable(ops.wgrad, ops.wgrad_no_grad, _Wgrad)
+def _taking_geometry(operator: Any) -> Callable[..., Tensor]:
+    """The operator as the Functions are called."""
+    return lambda *args: operator(*args[:-1], *split_geometry(args[-1]))
+
+
+fprop: _Differentiable = _Differentiable(_taking_geometry(ops.fprop), ops.fprop_no_grad, _Fprop)
+dgrad: _Differentiable = _Differentiable(_taking_geometry(ops.dgrad), ops.dgrad_no_grad, _Dgrad)
+wgrad: _Differentiable = _Differentiable(_taking_geometry(ops.wgrad), ops.wgrad_no_grad, _Wgrad)
 mirror: _Differentiable = _Differentiable(ops.mirror, ops.mirror_no_grad, _Mirror)
 
+_FLAT = 7  # arguments of an operator that a geometry stands for
+
+
+def _with_flat_geometry(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return *inputs[:-_FLAT], flat_geometry(*inputs[-_FLAT:])
+
+
+def _set_up(function: type[Function], ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    function.setup_context(ctx, _with_flat_geometry(inputs), output)
+
+
+def _backward(function: type[Function], ctx: Any, grad: Tensor) -> Gradients:
+    return *function.backward(ctx, grad)[:-1], *(None,) * _FLAT
+
+
+def _map(rule: Any, operator: Any, info: Any, in_dims: batching.InDims, *inputs: Any) -> batching.Result:
+    return rule(operator, info, in_dims, *_with_flat_geometry(inputs))
+
+
 if ops.LOADED:
-    for _operator, _function, _rule in (
-        (ops.fprop, _Fprop, batching.fprop),
-        (ops.dgrad, _Dgrad, batching.dgrad),
-        (ops.wgrad, _Wgrad, batching.wgrad),
-        (ops.mirror, _Mirror, batching.mirror),
+    for _operator, _differentiable, _rule in (
+        (ops.fprop, fprop, batching.fprop),
+        (ops.dgrad, dgrad, batching.dgrad),
+        (ops.wgrad, wgrad, batching.wgrad),
     ):
-        torch.library.register_autograd(_operator, _function.backward, setup_context=_function.setup_context)
-        torch.library.register_vmap(_operator, partial(_rule, _operator))
+        torch.library.register_autograd(
+            _operator,
+            partial(_backward, _differentiable.function),
+            setup_context=partial(_set_up, _differentiable.function),
+        )
+        torch.library.register_vmap(_operator, partial(_map, _rule, _differentiable.operator))
+    torch.library.register_autograd(ops.mirror, _Mirror.backward, setup_context=_Mirror.setup_context)
+    torch.library.register_vmap(ops.mirror, partial(batching.mirror, ops.mirror))

@@ -8,7 +8,8 @@ from types import TracebackType
 from typing import NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_grad_enabled
+from torch.compiler import is_compiling
 
 from . import autograd, cost, gather, gpu, ops, reference
 from .problem import Problem
@@ -109,14 +110,7 @@ def choose(problem: Problem, input: Tensor) -> Choice:
 
     Raises ``RuntimeError`` with the reason where the setting is ``'native'`` and that cannot run.
     """
-    if torch.compiler.is_compiling():
-        choices = decide_for_both_formats(problem, input, None)
-    else:
-        choices = remembered(problem.choices, problem, input, decide_for_both_formats)
-    contiguous, channels_last = choices
-    if contiguous is channels_last:
-        return contiguous
-    return channels_last if ops.suggests_channels_last(input) else contiguous
+    return remembered(problem.choices, problem, input, decide_for_both_formats)
 
 
 def remembered(
@@ -124,22 +118,29 @@ def remembered(
     problem: Problem,
     input: Tensor,
     decide: Callable[[Problem, Tensor, tuple[int, ...] | None], tuple[T, T]],
-) -> tuple[T, T]:
-    """``decide(problem, input, size)``, for both memory formats, by all else that it may depend on.
+) -> T:
+    """That one of ``decide(problem, input, size)``, for both memory formats, which holds for the input's.
 
-    There is no size for subclasses of Tensor, which may not know it.
+    It is kept in ``memory``, by all else that it may depend on. There is no size for subclasses of Tensor,
+    which may not know it, and while a graph is made, which serves every size.
     """
-    # Asked at every call, mostly with cold caches, where each distinct question costs microseconds.
-    key: tuple[object, ...] = (setting, torch.is_grad_enabled(), input.dtype, input.shape, type(input))
-    if not input.is_cpu:
-        key = (*key, input.device, allow_tf32(input))
-    decided = memory.get(key)
-    if decided is None:
-        if len(memory) >= _DECISIONS_KEPT:
-            memory.clear()
-        size = tuple(input.shape) if type(input) is Tensor else None
-        decided = memory[key] = decide(problem, input, size)
-    return decided
+    if is_compiling():
+        contiguous, channels_last = decide(problem, input, None)
+    else:
+        # Asked at every call, mostly with cold caches, where each distinct question costs microseconds.
+        key: tuple[object, ...] = (setting, is_grad_enabled(), input.dtype, input.shape, type(input))
+        if not input.is_cpu:
+            key = (*key, input.device, allow_tf32(input))
+        decided = memory.get(key)
+        if decided is None:
+            if len(memory) >= _DECISIONS_KEPT:
+                memory.clear()
+            size = tuple(input.shape) if type(input) is Tensor else None
+            decided = memory[key] = decide(problem, input, size)
+        contiguous, channels_last = decided
+    if contiguous is channels_last:
+        return contiguous
+    return channels_last if ops.suggests_channels_last(input) else contiguous
 
 
 def decide_for_both_formats(

@@ -3,7 +3,8 @@
 Groups are group-major everywhere, so V convolutions of G groups side by side are one convolution of V*G
 groups: the channels of the tensors stand V after V, and every block has V times as many orbits.
 
-Each rule takes the operator to call, then what ``torch.library.register_vmap`` gives a rule.
+Each rule takes the operator to call, then what ``torch.library.register_vmap`` gives a rule, where a flat
+``geometry`` (see ``problem.flat_geometry``) stands for the arguments from ``stride`` on.
 """
 
 from __future__ import annotations
@@ -13,41 +14,43 @@ from typing import Any
 
 from torch import Tensor
 
+from .problem import flat_geometry, split_geometry
+
 Operator = Callable[..., Tensor]
 Result = tuple[Tensor, int]
 InDims = tuple[int | None, ...]
 
 
 def fprop(operator: Operator, info: Any, in_dims: InDims, *inputs: Any) -> Result:
-    input, weight, bias, *args = inputs
+    input, weight, bias, geometry = inputs
     if in_dims[1] is None and in_dims[2] is None:
-        folded = operator(_in_batch(input, in_dims[0]), weight, bias, *args)
+        folded = operator(_in_batch(input, in_dims[0]), weight, bias, geometry)
         return folded.unflatten(0, (info.batch_size, -1)), 0
     tensors = _side_by_side(info.batch_size, in_dims, input, weight, bias)
-    return operator(*tensors, *_more_groups(info.batch_size, args)).unflatten(1, (info.batch_size, -1)), 1
+    return operator(*tensors, _more_groups(info.batch_size, geometry)).unflatten(1, (info.batch_size, -1)), 1
 
 
 def dgrad(operator: Operator, info: Any, in_dims: InDims, *inputs: Any) -> Result:
-    grad_output, weight, bias, (batch, channels, *size), *args = inputs
+    grad_output, weight, bias, (batch, channels, *size), geometry = inputs
     v = info.batch_size
     if in_dims[1] is None and in_dims[2] is None:
         folded = operator(
-            _in_batch(grad_output, in_dims[0]), weight, bias, (v * batch, channels, *size), *args
+            _in_batch(grad_output, in_dims[0]), weight, bias, (v * batch, channels, *size), geometry
         )
         return folded.unflatten(0, (v, batch)), 0
     tensors = _side_by_side(v, in_dims, grad_output, weight, bias)
-    result = operator(*tensors, (batch, v * channels, *size), *_more_groups(v, args))
+    result = operator(*tensors, (batch, v * channels, *size), _more_groups(v, geometry))
     return result.unflatten(1, (v, channels)), 1
 
 
 def wgrad(operator: Operator, info: Any, in_dims: InDims, *inputs: Any) -> Result:
-    grad_output, input, (rows, *size), *args = inputs
+    grad_output, input, (rows, *size), geometry = inputs
     v = info.batch_size
     result = operator(
         _in_channels(grad_output, in_dims[0], v),
         _in_channels(input, in_dims[1], v),
         (v * rows, *size),
-        *_more_groups(v, args),
+        _more_groups(v, geometry),
     )
     return result.unflatten(0, (v, rows)), 0
 
@@ -89,6 +92,7 @@ def _side_by_side(
     )
 
 
-def _more_groups(v: int, args: Sequence[Any]) -> tuple[Any, ...]:
-    stride, padding, dilation, groups, orbits, transposed, allow_tf32 = args
-    return stride, padding, dilation, groups * v, [n * v for n in orbits], transposed, allow_tf32
+def _more_groups(v: int, geometry: Sequence[int]) -> tuple[int, ...]:
+    stride, padding, dilation, groups, orbits, transposed, allow_tf32 = split_geometry(geometry)
+    orbits = [n * v for n in orbits]
+    return flat_geometry(stride, padding, dilation, groups * v, orbits, transposed, allow_tf32)

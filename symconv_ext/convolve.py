@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch._C import _is_any_autocast_enabled
+from torch.compiler import is_compiling
 from torch.nn import functional as F
 
 from . import autograd, backends, checks, reference
@@ -26,16 +28,17 @@ def convolve(
     if len(input.shape) == problem.rank + 1:
         return convolve(problem, input.unsqueeze(0), weight, bias, pack).squeeze(0)
     try:
-        if _autocast_is_on(input):
+        if is_compiling() or _is_any_autocast_enabled():
             input, weight, bias = _autocast(input, weight, bias)
         padded = input if problem.pad is None else F.pad(input, problem.pad, mode=problem.pad_mode)
         if pack is not None:
-            output = pack.convolve(problem, padded, weight, bias)
+            output = pack.forward(problem, padded, weight, bias)
             if output is not None:
                 return output
-        choice = backends.choose(problem, padded)
+        choice = backends.remembered(problem.choices, problem, padded, backends.decide_for_both_formats)
         if choice.native:
-            return autograd.fprop(padded, weight, bias, *problem.args, backends.allow_tf32(padded))
+            tf32 = not padded.is_cpu and backends.allow_tf32(padded)
+            return autograd.fprop(padded, weight, bias, problem.geometries[tf32])
         mirror = backends.mirror_for(choice)
         return reference.fprop(padded, weight, bias, *problem.args, mirror)
     except (RuntimeError, ValueError, IndexError):
@@ -58,16 +61,17 @@ def convolve_transposed(
         batched = input.unsqueeze(0)
         return convolve_transposed(problem, batched, weight, bias, output_padding, pack).squeeze(0)
     try:
-        if _autocast_is_on(input):
+        if is_compiling() or _is_any_autocast_enabled():
             input, weight, bias = _autocast(input, weight, bias)
         size = (input.size(0), problem.out_channels, *problem.output_size(input.shape[2:], output_padding))
         if pack is not None:
-            output = pack.convolve_transposed(problem, input, weight, bias, size)
+            output = pack.forward(problem, input, weight, bias, size)
             if output is not None:
                 return output
-        choice = backends.choose(problem, input)
+        choice = backends.remembered(problem.choices, problem, input, backends.decide_for_both_formats)
         if choice.native:
-            return autograd.dgrad(input, weight, bias, size, *problem.args, backends.allow_tf32(input))
+            tf32 = not input.is_cpu and backends.allow_tf32(input)
+            return autograd.dgrad(input, weight, bias, size, problem.geometries[tf32])
         mirror = backends.mirror_for(choice)
         return reference.dgrad(input, weight, bias, size, *problem.args, mirror)
     except (RuntimeError, ValueError, IndexError):
@@ -75,17 +79,13 @@ def convolve_transposed(
         raise
 
 
-def _autocast_is_on(input: Tensor) -> bool:
-    """Whether autocast is on for the input's device; torch cannot be asked about one without it (meta)."""
-    if not (torch.compiler.is_compiling() or torch._C._is_any_autocast_enabled()):
-        return False
-    device = input.device.type
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-
-
 def _autocast(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The tensors in the dtype that autocast gives a convolution."""
-    dtype = torch.get_autocast_dtype(input.device.type)
+    """The tensors in the dtype that autocast gives a convolution, where it is on for the input's device."""
+    device = input.device.type
+    # torch cannot be asked about a device without autocast (meta).
+    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+        return input, weight, bias
+    dtype = torch.get_autocast_dtype(device)
     return _cast(input, dtype), _cast(weight, dtype), None if bias is None else _cast(bias, dtype)
 
 

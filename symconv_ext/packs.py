@@ -8,14 +8,17 @@ version counts writes; a call that records a gradient never uses it.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_grad_enabled
+from torch._C import _are_functorch_transforms_active
 from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 
 from . import backends, cost, ops, reference
-from .problem import Problem
+from .problem import Problem, split_geometry
 
 #: dense weights of up to so many elements are kept beside the packed ones
 SMALL = 1 << 16
@@ -60,7 +63,7 @@ class Pack:
 
     def stands_for(self, weight: Tensor) -> bool:
         """Whether this is the pack of ``weight`` as it is now; torch.compile has that asked at run time."""
-        if torch.compiler.is_compiling():
+        if is_compiling():
             return True
         # An inference tensor, which counts no writes, stays one.
         return (
@@ -69,37 +72,31 @@ class Pack:
             and (self.version == _UNCOUNTED or weight._version == self.version)
         )
 
-    def convolve(self, problem: Problem, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor | None:
-        """fprop of a padded input; None where the form of the weight that it takes is not kept."""
-        return self._forward(problem, input, weight, bias, ())
-
-    def convolve_transposed(
-        self, problem: Problem, input: Tensor, weight: Tensor, bias: Tensor | None, size: tuple[int, ...]
+    def forward(
+        self,
+        problem: Problem,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        size: tuple[int, ...] = (),
     ) -> Tensor | None:
-        """dgrad to ``size``, ``(N, out_channels, *output)``; None as in :meth:`convolve`."""
-        return self._forward(problem, input, weight, bias, size)
+        """fprop of a padded input or, with a ``size`` ``(N, out_channels, *output)``, dgrad to it.
 
-    def _forward(
-        self, problem: Problem, input: Tensor, weight: Tensor, bias: Tensor | None, size: tuple[int, ...]
-    ) -> Tensor | None:
-        compiling = torch.compiler.is_compiling()
-        if compiling:
-            forms = self._forms(problem, input, None)
-        else:
-            forms = backends.remembered(self._known, problem, input, self._forms)
-        contiguous, channels_last = forms
-        same = contiguous is channels_last
-        native, kept = contiguous if same or not ops.suggests_channels_last(input) else channels_last
+        None where the form of the weight that it takes is not kept.
+        """
+        native, kept = backends.remembered(self._known, problem, input, self._forms)
         if kept is None:
             return None
-        geometry = problem.args[:-1]
+        geometry = problem.geometries[False]
         # Not torch.compiler.is_exporting(): Dynamo of torch 2.10 takes that for true in torch.compile.
-        if compiling and not torch.compiler._is_exporting_flag:
+        if is_compiling() and not torch.compiler._is_exporting_flag:
             current = (self.address, self.version)
             return torch.ops.symconv_ext.kept.default(
-                input, weight, kept, bias, size, *geometry, *current, native, self.channels_last
+                input, weight, kept, bias, size, geometry, *current, native, self.channels_last
             )
-        return run(native, input, kept, bias, self.weight_size, size, geometry, self.channels_last)
+        if native:
+            return run_packed(input, kept, bias, self.weight_size, size, geometry, self.channels_last)
+        return run_dense(input, kept, bias, size, *problem.args[:4])
 
     def _forms(self, problem: Problem, input: Tensor, size: tuple[int, ...] | None) -> tuple[_Form, _Form]:
         """What a contiguous input of this size takes, and a channels_last one; no size: what all may take."""
@@ -136,18 +133,36 @@ def run(
     bias: Tensor | None,
     weight_size: tuple[int, ...],
     size: tuple[int, ...],
-    geometry: tuple[Any, ...],
+    geometry: Sequence[int],
     channels_last: bool,
 ) -> Tensor:
     """A layer's forward pass with a kept weight; ``size`` is empty for a convolution."""
     if native:
-        if size:
-            return ops.dgrad_packed(input, kept, bias, weight_size, size, *geometry, channels_last)
-        return ops.fprop_packed(input, kept, bias, weight_size, *geometry, channels_last)
-    *numbers, _ = geometry
+        return run_packed(input, kept, bias, weight_size, size, geometry, channels_last)
+    stride, padding, dilation, groups, *_ = split_geometry(geometry)
+    return run_dense(input, kept, bias, size, stride, padding, dilation, groups)
+
+
+def run_packed(
+    input: Tensor,
+    packed: Tensor,
+    bias: Tensor | None,
+    weight_size: tuple[int, ...],
+    size: tuple[int, ...],
+    geometry: Sequence[int],
+    channels_last: bool,
+) -> Tensor:
     if size:
-        return reference.dense_dgrad(input, kept, bias, size, *numbers)
-    return reference.dense_fprop(input, kept, bias, *numbers)
+        return ops.dgrad_packed(input, packed, bias, weight_size, size, geometry, channels_last)
+    return ops.fprop_packed(input, packed, bias, weight_size, geometry, channels_last)
+
+
+def run_dense(
+    input: Tensor, dense: Tensor, bias: Tensor | None, size: tuple[int, ...], *numbers: Any
+) -> Tensor:
+    if size:
+        return reference.dense_dgrad(input, dense, bias, size, *numbers)
+    return reference.dense_fprop(input, dense, bias, *numbers)
 
 
 def mirror(problem: Problem, weight: Tensor) -> Tensor:
@@ -158,11 +173,11 @@ def mirror(problem: Problem, weight: Tensor) -> Tensor:
 
 def records_gradient(*tensors: Tensor | None) -> bool:
     """Whether a call with these tensors is differentiated, by autograd or a transform of torch.func."""
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+    if is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
         return True
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return False
-    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+    return forward_ad._current_level >= 0 or _are_functorch_transforms_active()
 
 
 def _version(weight: Tensor) -> int:
@@ -177,9 +192,8 @@ def _state(weight: Tensor) -> tuple[int, int]:
 # weight still stands for `weight` is asked at every call, and `weight` is taken where it does not.
 _library = torch.library.Library(ops.NAMESPACE, "FRAGMENT")
 _library.define(
-    "kept(Tensor input, Tensor weight, Tensor kept, Tensor? bias, SymInt[] size, SymInt[] stride, "
-    "SymInt[] padding, SymInt[] dilation, SymInt groups, int[] orbits, int address, int version, "
-    "bool native, bool channels_last) -> Tensor"
+    "kept(Tensor input, Tensor weight, Tensor kept, Tensor? bias, SymInt[] size, int[] geometry, "
+    "int address, int version, bool native, bool channels_last) -> Tensor"
 )
 
 
@@ -189,27 +203,21 @@ def _kept(
     kept: Tensor,
     bias: Tensor | None,
     size: tuple[int, ...],
-    stride: tuple[int, ...],
-    padding: tuple[int, ...],
-    dilation: tuple[int, ...],
-    groups: int,
-    orbits: tuple[int, ...],
+    geometry: Sequence[int],
     address: int,
     version: int,
     native: bool,
     channels_last: bool,
 ) -> Tensor:
-    geometry = (stride, padding, dilation, groups, orbits)
     if _state(weight) == (address, version):
         return run(native, input, kept, bias, tuple(weight.shape), tuple(size), geometry, channels_last)
     weight = weight.to(input.dtype)
+    args = split_geometry(geometry)
     if not native:
         if size:
-            return reference.dgrad(input, weight, bias, size, *geometry, True)
-        return reference.fprop(input, weight, bias, *geometry, False)
-    if size:
-        return ops.dgrad(input, weight, bias, size, *geometry, True, False)
-    return ops.fprop(input, weight, bias, *geometry, False, False)
+            return reference.dgrad(input, weight, bias, size, *args[:-1])
+        return reference.fprop(input, weight, bias, *args[:-1])
+    return ops.dgrad(input, weight, bias, size, *args) if size else ops.fprop(input, weight, bias, *args)
 
 
 def _fake_kept(
@@ -218,17 +226,12 @@ def _fake_kept(
     kept: Tensor,
     bias: Tensor | None,
     size: tuple[int, ...],
-    stride: tuple[int, ...],
-    padding: tuple[int, ...],
-    dilation: tuple[int, ...],
-    groups: int,
-    orbits: tuple[int, ...],
+    geometry: Sequence[int],
     address: int,
     version: int,
     native: bool,
     channels_last: bool,
 ) -> Tensor:
-    geometry = (stride, padding, dilation, groups, orbits)
     return run(native, input, kept, bias, tuple(weight.shape), tuple(size), geometry, channels_last)
 
 

@@ -17,6 +17,28 @@ MOST_PACKED_STRIDE = 16
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
+def flat_geometry(
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    orbits: Sequence[int],
+    transposed: bool,
+    allow_tf32: bool,
+) -> tuple[int, ...]:
+    """``geometry``: these arguments of the operators in one flat tuple."""
+    return (*stride, *padding, *dilation, groups, *orbits, transposed, allow_tf32)
+
+
+def split_geometry(geometry: Sequence[int]) -> tuple[Any, ...]:
+    """The arguments that :func:`flat_geometry` took."""
+    blocks = len(BLOCK_MASKS)
+    rank = (len(geometry) - blocks - 3) // 3
+    stride, padding, dilation = (geometry[d * rank : (d + 1) * rank] for d in range(3))
+    groups, *orbits, transposed, allow_tf32 = geometry[3 * rank :]
+    return stride, padding, dilation, groups, orbits, bool(transposed), bool(allow_tf32)
+
+
 class Problem:
     """What a convolution is apart from its tensors. Immutable; one serves every call of a layer.
 
@@ -41,6 +63,7 @@ class Problem:
         "args",
         "choices",
         "dilation",
+        "geometries",
         "in_channels",
         "kernel_size",
         "orbits",
@@ -113,8 +136,10 @@ class Problem:
         self.padding = before
         #: what every operator call of this problem ends with, before ``allow_tf32``
         self.args = (self.stride, self.padding, self.dilation, groups, self.orbits, transposed)
+        #: the same as one flat tuple, without ``allow_tf32`` and with it (see :func:`flat_geometry`)
+        self.geometries = flat_geometry(*self.args, False), flat_geometry(*self.args, True)
         #: the backends chosen so far, one for each memory format, by what else they depend on (see
-        #: ``backends.choose``)
+        #: ``backends.remembered``)
         self.choices: dict[tuple[Any, ...], Any] = {}
 
     def _padding(self, padding: Size | str) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -67,6 +67,7 @@ import sys
 import oracle
 import torch
 from symconv_ext import ops
+from symconv_ext.problem import flat_geometry
 from test_matrix_unit import LARGE, MATRIX, WGRAD
 from test_operators import compute
 from tolerances import assert_close
@@ -77,9 +78,10 @@ print("runs", flush=True)
 def packed(operator, p, t):
     geometry = p.arguments[:5]
     weights = ops.pack(t.weight, *geometry, p.transposed)
+    flat = flat_geometry(*geometry, p.transposed, False)
     if operator == "fprop":
-        return ops.fprop_packed(t.input, weights, t.bias_a, p.weight_size, *geometry, False)
-    return ops.dgrad_packed(t.grad_output, weights, t.bias_b, p.weight_size, p.input_size, *geometry, False)
+        return ops.fprop_packed(t.input, weights, t.bias_a, p.weight_size, flat, False)
+    return ops.dgrad_packed(t.grad_output, weights, t.bias_b, p.weight_size, p.input_size, flat, False)
 
 cases = [("dgrad" if p.transposed else "fprop", p, packed) for q in MATRIX for p in (q, q.twin())]
 cases += [(operator, p, compute) for p in LARGE for operator in ("fprop", "dgrad")]

@@ -14,6 +14,7 @@ from tolerances import assert_close
 from torch._subclasses import FakeTensorMode
 
 from symconv_ext import reference
+from symconv_ext.problem import flat_geometry
 
 OPERATORS = ("fprop", "dgrad", "wgrad")
 HALF = (torch.float16, torch.bfloat16)
@@ -215,18 +216,34 @@ def test_no_grad_operators_are_the_same_without_a_derivative(operator: str) -> N
     arguments = (
         (t.weight, p.groups, p.orbits, p.transposed) if operator == "mirror" else operands(operator, p, t)
     )
+    flat = arguments if operator == "mirror" else (*arguments[:-7], flat_geometry(*arguments[-7:]))
     tensors = [a.requires_grad_() for a in arguments if isinstance(a, torch.Tensor)]
     differentiable = getattr(torch.ops.symconv_ext, operator)(*arguments)
     with torch.no_grad():
-        alone = getattr(torch.ops.symconv_ext, f"{operator}_no_grad")(*arguments)
+        alone = getattr(torch.ops.symconv_ext, f"{operator}_no_grad")(*flat)
     assert tensors
     assert differentiable.requires_grad
     assert not alone.requires_grad
     assert torch.equal(differentiable, alone)
     with FakeTensorMode() as fake:
-        inside = [fake.from_tensor(a) if isinstance(a, torch.Tensor) else a for a in arguments]
+        inside = [fake.from_tensor(a) if isinstance(a, torch.Tensor) else a for a in flat]
         traced = getattr(torch.ops.symconv_ext, f"{operator}_no_grad")(*inside)
     assert (traced.shape, traced.stride()) == (alone.shape, alone.stride())
+
+
+@pytest.mark.usefixtures("native")
+@pytest.mark.parametrize("count", [0, 11, 13, 16, 18, 23])
+def test_a_geometry_of_another_length_is_refused(count: int) -> None:
+    value, weight = torch.randn(1, 1, 5, 5), torch.randn(1, 1, 3, 3)
+    with pytest.raises(RuntimeError, match="geometry: expected stride, padding and dilation in up to 3"):
+        torch.ops.symconv_ext.fprop_no_grad(value, weight, None, [1] * count)
+
+
+@pytest.mark.usefixtures("native")
+def test_a_geometry_of_another_rank_is_refused() -> None:
+    flat = flat_geometry((1,), (1,), (1,), 1, (0,) * 7 + (1,), False, False)
+    with pytest.raises(RuntimeError, match=r"stride: expected 2 numbers, .*, got \[1\]"):
+        torch.ops.symconv_ext.fprop_no_grad(torch.randn(1, 1, 5, 5), torch.randn(1, 1, 3, 3), None, flat)
 
 
 @pytest.mark.usefixtures("native")

@@ -18,6 +18,7 @@ from torch import nn
 import symconv_ext
 from symconv_ext import SymmetricConv2d, SymmetricConvTranspose2d, backends, cost, ops, packs, prepack
 from symconv_ext.conv import SymmetricLayer
+from symconv_ext.problem import flat_geometry
 
 
 def filled(p: Problem, dtype: torch.dtype = torch.float64) -> tuple[SymmetricLayer, torch.Tensor]:
@@ -40,13 +41,18 @@ def sized(p: Problem, layer: nn.Module, value: torch.Tensor) -> torch.Tensor:
 def forward_calls(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Grows by one with every forward pass that a kept weight is used in: whether it was a packed one."""
     calls: list[bool] = []
-    run = packs.run
 
-    def counted(native: bool, *arguments: object) -> torch.Tensor:
-        calls.append(native)
-        return run(native, *arguments)  # type: ignore[arg-type]
+    def count(name: str, native: bool) -> None:
+        run = getattr(packs, name)
 
-    monkeypatch.setattr(packs, "run", counted)
+        def counted(*arguments: object) -> torch.Tensor:
+            calls.append(native)
+            return run(*arguments)  # type: ignore[no-any-return]
+
+        monkeypatch.setattr(packs, name, counted)
+
+    count("run_packed", True)
+    count("run_dense", False)
     return calls
 
 
@@ -349,6 +355,8 @@ class TestOperators:
     """The checks of the operators themselves."""
 
     GEOMETRY = ([1, 1], [1, 1], [1, 1], 1, [0, 0, 0, 2, 0, 0, 0, 1])
+    FLAT = flat_geometry(*GEOMETRY, False, False)
+    TRANSPOSED = flat_geometry(*GEOMETRY, True, False)
 
     def pack(self, dtype: torch.dtype = torch.float32, transposed: bool = False) -> torch.Tensor:
         size = (4, 3, 3, 3) if transposed else (3, 4, 3, 3)
@@ -363,12 +371,12 @@ class TestOperators:
         for channels_last in (False, True):
             torch.library.opcheck(
                 ops.fprop_packed,
-                (value, packed, bias, [3, 4, 3, 3], *self.GEOMETRY, channels_last),
+                (value, packed, bias, [3, 4, 3, 3], self.FLAT, channels_last),
                 test_utils=utils,
             )
             torch.library.opcheck(
                 ops.dgrad_packed,
-                (value, self.pack(transposed=True), bias, [4, 3, 3, 3], [2, 9, 5, 6], *self.GEOMETRY, False),
+                (value, self.pack(transposed=True), bias, [4, 3, 3, 3], [2, 9, 5, 6], self.TRANSPOSED, False),
                 test_utils=utils,
             )
 
@@ -384,11 +392,11 @@ class TestOperators:
             (self.pack()[None], "packed: expected a pack of float32 numbers"),
         ):
             with pytest.raises(RuntimeError, match=message):
-                ops.fprop_packed(value, packed, None, size, *self.GEOMETRY, False)
+                ops.fprop_packed(value, packed, None, size, self.FLAT, False)
         with pytest.raises(RuntimeError, match="input: expected 4 channels"):
-            ops.fprop_packed(value[:, :3], self.pack(), None, size, *self.GEOMETRY, False)
+            ops.fprop_packed(value[:, :3], self.pack(), None, size, self.FLAT, False)
         with pytest.raises(RuntimeError, match="weight_size: expected"):
-            ops.fprop_packed(value, self.pack(), None, [4, 4, 3, 3], *self.GEOMETRY, False)
+            ops.fprop_packed(value, self.pack(), None, [4, 4, 3, 3], self.FLAT, False)
 
     @pytest.mark.usefixtures("native")
     def test_no_pack_where_the_taps_of_a_residue_do_not_mirror(self) -> None:

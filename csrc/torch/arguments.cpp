@@ -250,6 +250,27 @@ void drop_ineffective(Problem& p) {
 
 }  // namespace
 
+FlatGeometry::FlatGeometry(const Ints& numbers) {
+  constexpr int64_t kOthers = 1 + kBlocks + 2;
+  const int64_t count = static_cast<int64_t>(numbers.size()), rank = (count - kOthers) / kAxes;
+  if (rank < 1 || rank > kAxes || count != kAxes * rank + kOthers) {
+    fail("geometry: expected stride, padding and dilation in up to ", kAxes, " spatial dimensions, groups, ",
+         kBlocks, " numbers of orbits, transposed and allow_tf32, got ", text(numbers));
+  }
+  const int64_t* next = numbers.data();
+  const auto take = [&](int64_t n) {
+    next += n;
+    return Ints(next - n, next);
+  };
+  stride = take(rank);
+  padding = take(rank);
+  dilation = take(rank);
+  groups = *next++;
+  orbits = take(kBlocks);
+  transposed = *next++ != 0;
+  allow_tf32 = *next != 0;
+}
+
 void check_tensor(const Argument& argument) {
   if (!is_supported(argument.tensor.scalar_type())) {
     fail(argument.name, ": expected dtype float32, float64, float16 or bfloat16, got ",

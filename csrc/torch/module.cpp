@@ -20,28 +20,30 @@
 #endif
 
 #define SYMCONV_SIZES "SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups, int[] orbits"
-#define SYMCONV_GEOMETRY SYMCONV_SIZES ", bool transposed"
+#define SYMCONV_GEOMETRY SYMCONV_SIZES ", bool transposed, bool allow_tf32"
 
 STABLE_TORCH_LIBRARY(symconv_ext, library) {
-  // NAME_no_grad is the same operator without the derivative that Python registers for NAME.
-#define SYMCONV_DEFINE(name, arguments)          \
-  library.def(name "(" arguments ") -> Tensor"); \
-  library.def(name "_no_grad(" arguments ") -> Tensor")
-
-  SYMCONV_DEFINE("fprop", "Tensor input, Tensor weight, Tensor? bias, " SYMCONV_GEOMETRY ", bool allow_tf32");
-  SYMCONV_DEFINE("dgrad",
-                 "Tensor grad_output, Tensor weight, Tensor? bias, SymInt[] input_size, " SYMCONV_GEOMETRY
-                 ", bool allow_tf32");
-  SYMCONV_DEFINE("wgrad", "Tensor grad_output, Tensor input, SymInt[] weight_size, " SYMCONV_GEOMETRY
-                          ", bool allow_tf32");
-  SYMCONV_DEFINE("mirror", "Tensor weight, SymInt groups, int[] orbits, bool transposed");
-  library.def("pack(Tensor weight, " SYMCONV_GEOMETRY ") -> Tensor");
-  library.def("fprop_packed(Tensor input, Tensor packed, Tensor? bias, SymInt[] weight_size, " SYMCONV_SIZES
-              ", bool channels_last) -> Tensor");
+  library.def("fprop(Tensor input, Tensor weight, Tensor? bias, " SYMCONV_GEOMETRY ") -> Tensor");
+  library.def("dgrad(Tensor grad_output, Tensor weight, Tensor? bias, SymInt[] input_size, " SYMCONV_GEOMETRY
+              ") -> Tensor");
+  library.def("wgrad(Tensor grad_output, Tensor input, SymInt[] weight_size, " SYMCONV_GEOMETRY
+              ") -> Tensor");
+  library.def("mirror(Tensor weight, SymInt groups, int[] orbits, bool transposed) -> Tensor");
+  // NAME_no_grad is the same operator without the derivative that Python registers for NAME. `geometry` are
+  // all the arguments from stride on, in one list: see FlatGeometry.
+  library.def("fprop_no_grad(Tensor input, Tensor weight, Tensor? bias, int[] geometry) -> Tensor");
   library.def(
-      "dgrad_packed(Tensor grad_output, Tensor packed, Tensor? bias, SymInt[] weight_size, SymInt[] "
-      "input_size, " SYMCONV_SIZES ", bool channels_last) -> Tensor");
-#undef SYMCONV_DEFINE
+      "dgrad_no_grad(Tensor grad_output, Tensor weight, Tensor? bias, int[] input_size, int[] geometry) -> "
+      "Tensor");
+  library.def("wgrad_no_grad(Tensor grad_output, Tensor input, int[] weight_size, int[] geometry) -> Tensor");
+  library.def("mirror_no_grad(Tensor weight, int groups, int[] orbits, bool transposed) -> Tensor");
+  library.def("pack(Tensor weight, " SYMCONV_SIZES ", bool transposed) -> Tensor");
+  library.def(
+      "fprop_packed(Tensor input, Tensor packed, Tensor? bias, int[] weight_size, int[] geometry, bool "
+      "channels_last) -> Tensor");
+  library.def(
+      "dgrad_packed(Tensor grad_output, Tensor packed, Tensor? bias, int[] weight_size, SymInt[] input_size, "
+      "int[] geometry, bool channels_last) -> Tensor");
 }
 
 namespace {

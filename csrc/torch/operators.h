@@ -26,10 +26,8 @@ class Operators {
     const Problem p = fprop_problem(input, {"weight", weight.sizes().vec()},
                                     {stride, padding, dilation, groups, orbits, transposed});
     check_bias(bias, p.a_channels, {"input", input});
-    Ints size{p.batch, p.a_channels};
-    size.insert(size.end(), p.output + (kAxes - stride.size()), p.output + kAxes);
-    const Tensor output =
-        new_result(input, size, suggests_channels_last(input) || suggests_channels_last(weight));
+    const Tensor output = new_result(input, output_size(p, stride),
+                                     suggests_channels_last(input) || suggests_channels_last(weight));
     if (p.batch > 0) {
       Device(input).fprop(p, read(input), read(weight), read_bias(bias, input), write(output), allow_tf32);
     }
@@ -69,6 +67,29 @@ class Operators {
     return grad_weight;
   }
 
+  // The same as they are called where no derivative is recorded.
+  static Tensor fprop_no_grad(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+                              const Ints& geometry) {
+    const FlatGeometry g(geometry);
+    return fprop(input, weight, bias, g.stride, g.padding, g.dilation, g.groups, g.orbits, g.transposed,
+                 g.allow_tf32);
+  }
+
+  static Tensor dgrad_no_grad(const Tensor& grad_output, const Tensor& weight,
+                              const std::optional<Tensor>& bias, const Ints& input_size,
+                              const Ints& geometry) {
+    const FlatGeometry g(geometry);
+    return dgrad(grad_output, weight, bias, input_size, g.stride, g.padding, g.dilation, g.groups, g.orbits,
+                 g.transposed, g.allow_tf32);
+  }
+
+  static Tensor wgrad_no_grad(const Tensor& grad_output, const Tensor& input, const Ints& weight_size,
+                              const Ints& geometry) {
+    const FlatGeometry g(geometry);
+    return wgrad(grad_output, input, weight_size, g.stride, g.padding, g.dilation, g.groups, g.orbits,
+                 g.transposed, g.allow_tf32);
+  }
+
   static Tensor mirror(const Tensor& weight, int64_t groups, const Ints& orbits, bool transposed) {
     check_tensors({"weight", weight}, {"weight", weight});
     const Problem p = mirror_problem(weight, groups, orbits, transposed);
@@ -92,25 +113,21 @@ class Operators {
   }
 
   static Tensor fprop_packed(const Tensor& input, const Tensor& packed, const std::optional<Tensor>& bias,
-                             const Ints& weight_size, const Ints& stride, const Ints& padding,
-                             const Ints& dilation, int64_t groups, const Ints& orbits, bool channels_last) {
+                             const Ints& weight_size, const Ints& geometry, bool channels_last) {
     check_tensor({"input", input});
-    const Geometry geometry{stride, padding, dilation, groups, orbits, false};
-    const Problem p = fprop_problem(input, {"weight_size", weight_size}, geometry);
+    const FlatGeometry g(geometry);
+    const Problem p = fprop_problem(input, {"weight_size", weight_size}, g.apart());
     check_bias(bias, p.a_channels, {"input", input});
-    Ints size{p.batch, p.a_channels};
-    size.insert(size.end(), p.output + (kAxes - stride.size()), p.output + kAxes);
-    return forward_packed(p, input, {"input", input}, packed, bias, size, channels_last);
+    return forward_packed(p, input, {"input", input}, packed, bias, output_size(p, g.stride), channels_last);
   }
 
   static Tensor dgrad_packed(const Tensor& grad_output, const Tensor& packed,
                              const std::optional<Tensor>& bias, const Ints& weight_size,
-                             const Ints& input_size, const Ints& stride, const Ints& padding,
-                             const Ints& dilation, int64_t groups, const Ints& orbits, bool channels_last) {
+                             const Ints& input_size, const Ints& geometry, bool channels_last) {
     check_tensor({"grad_output", grad_output});
-    const Geometry geometry{stride, padding, dilation, groups, orbits, true};
-    Problem p = dgrad_problem(grad_output, {"weight_size", weight_size}, input_size, geometry);
-    keep_stride(p, geometry);
+    const FlatGeometry g(geometry);
+    Problem p = dgrad_problem(grad_output, {"weight_size", weight_size}, input_size, g.apart());
+    keep_stride(p, g.apart());
     check_bias(bias, p.b_channels, {"grad_output", grad_output});
     return forward_packed(p, grad_output, {"grad_output", grad_output}, packed, bias, input_size,
                           channels_last);
@@ -119,6 +136,13 @@ class Operators {
  private:
   using View = typename Device::View;
   using DType = decltype(View::dtype);
+
+  // (N, A, *output), with as many spatial dimensions as `stride` has numbers.
+  static Ints output_size(const Problem& p, const Ints& stride) {
+    Ints size{p.batch, p.a_channels};
+    size.insert(size.end(), p.output + (kAxes - stride.size()), p.output + kAxes);
+    return size;
+  }
 
   static Tensor forward_packed(const Problem& p, const Tensor& source, const Argument& name,
                                const Tensor& packed, const std::optional<Tensor>& bias, const Ints& size,
