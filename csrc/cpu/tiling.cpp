@@ -337,6 +337,8 @@ Schedule schedule(const Convolution& c, const Unit& unit, int threads, bool pack
     s.piece_columns = std::clamp<int64_t>(unit.l2_bytes / 3 / (column_weights * unit.element_bytes),
                                           kPieceColumns, s.piece_columns);
     s.tiling.columns = std::min(s.tiling.columns, ceil_div(most, ceil_div(most, s.piece_columns)));
+    // Of columns that lie next to each other whole vectors are transposed.
+    if (s.tiling.columns > lanes) s.tiling.columns = s.tiling.columns / lanes * lanes;
   }
   return s;
 }
