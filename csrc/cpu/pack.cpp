@@ -185,30 +185,37 @@ RowRange Packing::Source::columns_of(const Panel& panel) const {
 template <typename T>
 void Packing::Source::fold(const Kernels<T>& kernels, const std::vector<Panel>& panels, int64_t begin,
                            int64_t end, T* packed, int64_t first) const {
-  constexpr int64_t kAhead = 2;
   const int64_t per_group = static_cast<int64_t>(panels.size());
-  const auto ask = [&](int64_t i) {
-    if (i < end) ask_for(i / per_group, panels[i % per_group]);
-  };
-  for (int64_t i = begin; i < begin + kAhead; ++i) ask(i);
-  for (int64_t i = begin; i < end; ++i) {
-    ask(i + kAhead);
-    const int64_t group = i / per_group;
-    const Panel& p = panels[i % per_group];
-    fold_panel(kernels, group, p,
-               packed + (packing_.offset(group, p.chunk, p.piece, p.block, p.row) - first));
+  for (int64_t i = begin; i < end;) {
+    const int64_t group = i / per_group, before = group * per_group;
+    const int64_t last = before + load_panels(group, panels, i - before, std::min(end - before, per_group),
+                                              kernels.l2_bytes / 4);
+    for (; i < last; ++i) {
+      const Panel& p = panels[i - before];
+      fold_panel(kernels, group, p,
+                 packed + (packing_.offset(group, p.chunk, p.piece, p.block, p.row) - first));
+    }
   }
 }
 
-void Packing::Source::ask_for(int64_t group, const Panel& panel) const {
-  // Of many prefetches at once a processor may drop those that it has no buffer for. Long runs its own
-  // prefetcher follows; the lines of short ones are loaded.
-  const bool load = !taps_together();
-  for_each_run(group, rows_of(panel), columns_of(panel), [load](const char* first, int64_t bytes) {
-    for (int64_t i = 0; i < bytes; i += kLine) {
-      load ? (void)*static_cast<const volatile char*>(first + i) : __builtin_prefetch(first + i, 0, 2);
-    }
+int64_t Packing::Source::load_panels(int64_t group, const std::vector<Panel>& panels, int64_t begin,
+                                     int64_t end, int64_t most_bytes) const {
+  RowRange rows = rows_of(panels[begin]), columns = columns_of(panels[begin]);
+  const int64_t column_bytes = packing_.taps_ * element_size(weight_.dtype);
+  int64_t next = begin + 1;
+  for (; next < end; ++next) {
+    const RowRange next_rows = rows_of(panels[next]), next_columns = columns_of(panels[next]);
+    const bool continues =
+        row_stride_ >= column_stride_ ? next_rows.first == rows.first : next_columns.first == columns.first;
+    const RowRange all_rows{rows.first, next_rows.last}, all_columns{columns.first, next_columns.last};
+    if (!continues || all_rows.count() * all_columns.count() * column_bytes > most_bytes) break;
+    rows = all_rows;
+    columns = all_columns;
+  }
+  for_each_run(group, rows, columns, [](const char* first, int64_t bytes) {
+    for (int64_t i = 0; i < bytes; i += kLine) (void)*static_cast<const volatile char*>(first + i);
   });
+  return next;
 }
 
 bool Packing::Source::taps_together() const {

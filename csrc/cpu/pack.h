@@ -109,7 +109,11 @@ class Packing {
    private:
     template <typename T>
     void fold_panel(const Kernels<T>& kernels, int64_t group, const Panel& panel, T* target) const;
-    void ask_for(int64_t group, const Panel& panel) const;
+    // Loads the memory that panels from `begin` on fold, in the order in which it lies there: as many of them
+    // as fold the same filters, or channels, and `most_bytes` together. Returns the end of those. A processor
+    // follows loads far ahead, but not what it is asked for, nor the pieces that a panel reads.
+    int64_t load_panels(int64_t group, const std::vector<Panel>& panels, int64_t begin, int64_t end,
+                        int64_t most_bytes) const;
     // Whether all taps of a filter's channel lie next to each other.
     bool taps_together() const;
     // Its filters and their channels, as the weight counts them in a group.

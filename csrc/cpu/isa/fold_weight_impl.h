@@ -16,6 +16,7 @@ template <typename T, typename Stored>
 struct WeightBlock {
   static constexpr int kTaps = 512;       // of all sets, at most
   static constexpr int kElements = 8192;  // of taps[]
+  static constexpr int kMostColumns = 2 * kLanes<T>;
 
   const Stored* source;
   int64_t row_stride, column_stride;
@@ -25,7 +26,8 @@ struct WeightBlock {
   // Where the rows of a source element belong in taps[], or -1: of a run of taps, or of taps of several
   // columns.
   int32_t place[kElements];
-  alignas(64) T taps[kElements + kLanes<T>];  // read, but not used, for a vector past the end
+  // Read, but not used, for a vector past the end. What is not a tap of any set goes there.
+  alignas(64) T taps[kElements + kLanes<T> * kLanes<T>];
 
   T* at(int k, int j) { return taps + k * pitch + j * rows; }
 
@@ -35,21 +37,16 @@ struct WeightBlock {
   SYMCONV_INLINE void transposed(const Stored* from, int64_t run, Where&& where) {
     constexpr int L = kLanes<T>, Half = L / 2;
     Vector<T> block[L];
-    if (rows == Half) {  // twice as many elements at once, one in each half of the lanes
-      for (int64_t i = 0; i < run; i += 2 * L) {
-        const int low = elements_at<T>(i, run), high = run - i > L ? elements_at<T>(i + L, run) : 0;
-        const auto row = [&](int r) { return from + i + r % Half * row_stride + r / Half * L; };
-        if (high == L) {
-          load_transposed_as<T, Stored>(row, block);
-        } else {
-          for (int r = 0; r < L; ++r) block[r] = load_as<T>(row(r), r < Half ? low : high);
-          transpose<T>(block);
-        }
-        for (int l = 0; l < low; ++l) {
-          if (T* to = where(i + l)) store_low<T>(to, block[l]);
-        }
-        for (int l = 0; l < high; ++l) {
-          if (T* to = where(i + L + l)) store_high<T>(to, block[l]);
+    if (rows == Half) {
+      for (int64_t i = 0; i < run; i += L) {
+        const int length = elements_at<T>(i, run);
+#pragma GCC unroll 16
+        for (int r = 0; r < Half; ++r) block[r] = load_as<T>(from + i + r * row_stride, length);
+        transpose_halves<T>(block);
+#pragma GCC unroll 16
+        for (int l = 0; l < Half; ++l) {
+          if (T* to = l < length ? where(i + l) : nullptr) store_low<T>(to, block[l]);
+          if (T* to = Half + l < length ? where(i + Half + l) : nullptr) store_high<T>(to, block[l]);
         }
       }
       return;
@@ -88,33 +85,49 @@ struct WeightBlock {
 
   // Taps next to each other: offsets first + 0..span-1, which place[] sorts out.
   void collect_taps(int64_t first, int64_t span) {
-    if (column_stride == span) {  // and the next column's after them
+    constexpr int L = kLanes<T>, Half = L / 2;
+    if (rows == Half) {
+      for (int64_t tap = 0; tap < span; tap += L) {
+        const int some = elements_at<T>(tap, span);
+        if (some <= Half) {
+          collect_some_taps<Half>(first, tap, some);
+        } else if (some == Half + 1) {  // 3 x 3 and 5 x 5 of 16 lanes
+          collect_some_taps<Half + 1>(first, tap, some);
+        } else {
+          collect_some_taps<L>(first, tap, some);
+        }
+      }
+    } else if (column_stride == span) {  // and the next column's after them
       transposed(source + first, columns * span,
                  [&](int64_t i) { return place[i] < 0 ? nullptr : taps + place[i]; });
-      return;
-    }
-    int j = 0;
-    if (rows == kLanes<T> / 2 && span <= kLanes<T>) {
-      for (; j + 2 <= columns; j += 2) collect_two_columns(first, static_cast<int>(span), j);
-    }
-    for (; j < columns; ++j) {
-      transposed(source + first + j * column_stride, span,
-                 [&](int64_t i) { return place[i] < 0 ? nullptr : taps + place[i] + j * rows; });
+    } else {
+      for (int j = 0; j < columns; ++j) {
+        transposed(source + first + j * column_stride, span,
+                   [&](int64_t i) { return place[i] < 0 ? nullptr : taps + place[i] + j * rows; });
+      }
     }
   }
 
-  // The same for columns j and j + 1 of half a vector of rows each, which lie next to each other in taps[].
-  SYMCONV_INLINE void collect_two_columns(int64_t first, int span, int j) {
-    constexpr int L = kLanes<T>, Half = L / 2;
-    const Stored* const from = source + first + j * column_stride;
-    Vector<T> block[L];
+  // Of half a vector of rows the `some` taps from `tap` on; some <= Most.
+  template <int Most>
+  void collect_some_taps(int64_t first, int64_t tap, int some) {
+    constexpr int Half = kLanes<T> / 2;
+    int32_t to[Most];
+    for (int i = 0; i < Most; ++i) to[i] = i < some && place[tap + i] >= 0 ? place[tap + i] : kElements;
+    const Stored* from = source + first + tap;
+    T* target = taps;
+    for (int j = 0; j < columns; ++j) {
+      Vector<T> block[Half];
 #pragma GCC unroll 16
-    for (int r = 0; r < L; ++r) {
-      block[r] = load_as<T>(from + r % Half * row_stride + r / Half * column_stride, span);
-    }
-    transpose<T>(block);
-    for (int i = 0; i < span; ++i) {
-      if (place[i] >= 0) store<T>(taps + place[i] + j * rows, block[i]);
+      for (int r = 0; r < Half; ++r) block[r] = load_as<T>(from + r * row_stride, some);
+      transpose_halves<T>(block);
+#pragma GCC unroll 16
+      for (int l = 0; l < Half; ++l) {
+        store_low<T>(target + to[l], block[l]);
+        if (Half + l < Most) store_high<T>(target + to[Half + l], block[l]);
+      }
+      from += column_stride;
+      target += Half;
     }
   }
 
@@ -138,16 +151,17 @@ void fold_block(WeightBlock<T, Stored>& block, const TapSet& set, int k, T* targ
   const int pitch = block.pitch;
   T* to[Terms];
   for (int q = 0; q < Terms; ++q) to[q] = target + set.coefficient[q] * coefficient_stride;
-  for (int i = 0; i < n; i += L) {
+  const auto fold_vector = [&](int i, auto&& put) __attribute__((always_inline)) {
     Vector<T> w[Terms];
 #pragma GCC unroll 8
     for (int e = 0; e < Terms; ++e) w[e] = load<T>(taps + e * pitch + i);
     hadamard<Terms>(w);
 #pragma GCC unroll 8
-    for (int q = 0; q < Terms; ++q) {
-      store_as<T>(to[q] + i, w[q] * (T(1) / Terms), n - i < L ? n - i : L);
-    }
-  }
+    for (int q = 0; q < Terms; ++q) put(to[q] + i, w[q] * (T(1) / Terms));
+  };
+  int i = 0;
+  for (; i + L <= n; i += L) fold_vector(i, [](T* p, Vector<T> v) { store<T>(p, v); });
+  if (i < n) fold_vector(i, [&](T* p, Vector<T> v) { store_partial<T>(p, v, n - i); });
 }
 
 template <typename T, typename Stored>
@@ -169,7 +183,7 @@ void fold_weight_typed(const TapSet* sets, int set_count, const Stored* source, 
     }
     // Columns at once: whole vectors of them, but no more than stay in L1.
     int64_t step = Block::kElements / (block.count * rows);
-    if (step > 2 * kLanes<T>) step = 2 * kLanes<T>;
+    if (step > Block::kMostColumns) step = Block::kMostColumns;
     block.pitch = static_cast<int>(step) * rows;
 
     int64_t first = block.offset[0], last = first;
@@ -178,7 +192,7 @@ void fold_weight_typed(const TapSet* sets, int set_count, const Stored* source, 
       last = block.offset[k] > last ? block.offset[k] : last;
     }
     const int64_t span = last - first + 1;
-    const bool merged = column_stride == span;
+    const bool merged = column_stride == span && rows != kLanes<T> / 2;
     const int64_t places = merged ? step * span : span;
     bool dense =
         row_stride != 1 && column_stride != 1 && span <= 2 * block.count && places <= Block::kElements;

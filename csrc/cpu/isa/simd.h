@@ -254,6 +254,41 @@ class LaneMask {
 #endif
 };
 
+// Elements in 16 bytes, a piece of a vector, within which shuffles are cheap.
+template <typename T>
+constexpr int kPiece = 16 / sizeof(T);
+
+// Of every piece of a and b, alternately: elements from First / Run on, Run of each at a time.
+template <typename T, int First, int Run, int... Lane>
+SYMCONV_INLINE Vector<T> interleave_pieces(Vector<T> a, Vector<T> b, std::integer_sequence<int, Lane...>) {
+  constexpr int P = kPiece<T>, L = kLanes<T>;
+  return shuffle<T, (Lane / P * P + First + Lane % P / (2 * Run) * Run + Lane % Run +
+                     (Lane % P / Run % 2 ? L : 0))...>(a, b);
+}
+template <typename T, int First, int Run>
+SYMCONV_INLINE Vector<T> interleave_pieces(Vector<T> a, Vector<T> b) {
+  return interleave_pieces<T, First, Run>(a, b, std::make_integer_sequence<int, kLanes<T>>{});
+}
+
+// Transposes kPiece vectors in place, piece by piece.
+template <typename T>
+SYMCONV_INLINE void transpose_pieces(Vector<T>* rows) {
+  if constexpr (kPiece<T> == 2) {
+    const Vector<T> a = rows[0], b = rows[1];
+    rows[0] = interleave_pieces<T, 0, 1>(a, b);
+    rows[1] = interleave_pieces<T, 1, 1>(a, b);
+  } else {
+    const Vector<T> a = interleave_pieces<T, 0, 1>(rows[0], rows[1]),
+                    b = interleave_pieces<T, 2, 1>(rows[0], rows[1]),
+                    c = interleave_pieces<T, 0, 1>(rows[2], rows[3]),
+                    d = interleave_pieces<T, 2, 1>(rows[2], rows[3]);
+    rows[0] = interleave_pieces<T, 0, 2>(a, c);
+    rows[1] = interleave_pieces<T, 2, 2>(a, c);
+    rows[2] = interleave_pieces<T, 0, 2>(b, d);
+    rows[3] = interleave_pieces<T, 2, 2>(b, d);
+  }
+}
+
 // One step of a transpose in place: swaps the off-diagonal blocks of size Step of every 2 Step x 2 Step
 // block.
 template <typename T, int Step, int... Lane>
@@ -271,44 +306,77 @@ SYMCONV_INLINE void transpose_step(Vector<T>* rows, std::integer_sequence<int, L
 // Transposes kLanes vectors of kLanes elements in place.
 template <typename T>
 SYMCONV_INLINE void transpose(Vector<T>* rows) {
-  using Lanes = std::make_integer_sequence<int, kLanes<T>>;
-  if constexpr (kLanes<T> > 1) transpose_step<T, 1>(rows, Lanes{});
-  if constexpr (kLanes<T> > 2) transpose_step<T, 2>(rows, Lanes{});
-  if constexpr (kLanes<T> > 4) transpose_step<T, 4>(rows, Lanes{});
-  if constexpr (kLanes<T> > 8) transpose_step<T, 8>(rows, Lanes{});
+  constexpr int P = kPiece<T>, L = kLanes<T>;
+  using Lanes = std::make_integer_sequence<int, L>;
+#pragma GCC unroll 16
+  for (int i = 0; i < L; i += P) transpose_pieces<T>(rows + i);
+  if constexpr (L > P) transpose_step<T, P>(rows, Lanes{});
+  if constexpr (L > 2 * P) transpose_step<T, 2 * P>(rows, Lanes{});
 }
 
-// A vector of 16-byte pieces, which are at piece(0), piece(1), ...
-template <typename T, typename Piece>
-SYMCONV_INLINE Vector<T> load_pieces(const Piece& piece) {
+// A vector whose lower half is at `low` and whose upper half at `high`.
+template <typename T>
+SYMCONV_INLINE Vector<T> load_halves_of(const T* low, const T* high) {
 #if defined(__AVX512F__)
-  const auto part = [&](int i) { return _mm_loadu_ps(reinterpret_cast<const float*>(piece(i))); };
-  __m512 v = _mm512_castps128_ps512(part(0));
-  v = _mm512_insertf32x4(v, part(1), 1);
-  v = _mm512_insertf32x4(v, part(2), 2);
-  v = _mm512_insertf32x4(v, part(3), 3);
-  return (Vector<T>)v;
+  const auto* l = reinterpret_cast<const double*>(low);
+  const auto* h = reinterpret_cast<const double*>(high);
+  return (Vector<T>)_mm512_insertf64x4(_mm512_castpd256_pd512(_mm256_loadu_pd(l)), _mm256_loadu_pd(h), 1);
 #elif defined(__AVX2__)
-  const auto part = [&](int i) { return _mm_loadu_ps(reinterpret_cast<const float*>(piece(i))); };
-  return (Vector<T>)_mm256_insertf128_ps(_mm256_castps128_ps256(part(0)), part(1), 1);
+  const auto* l = reinterpret_cast<const float*>(low);
+  const auto* h = reinterpret_cast<const float*>(high);
+  return (Vector<T>)_mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(l)), _mm_loadu_ps(h), 1);
 #else
-  return load<T>(piece(0));
+  Vector<T> v;
+  __builtin_memcpy(&v, low, sizeof(v) / 2);
+  __builtin_memcpy(reinterpret_cast<char*>(&v) + sizeof(v) / 2, high, sizeof(v) / 2);
+  return v;
 #endif
 }
 
-// Transposes kLanes rows of kLanes elements from memory, row r at row(r), to vectors. Loading pieces does
-// half of the work, on units that are free, so this is faster than loading vectors and transpose().
+// Pieces of two vectors whose halves have two pieces each: of every half the first ones, or the second ones.
+template <typename T, int Second, int... Lane>
+SYMCONV_INLINE Vector<T> pair_pieces(Vector<T> a, Vector<T> b, std::integer_sequence<int, Lane...>) {
+  constexpr int P = kPiece<T>, L = kLanes<T>, Half = L / 2;
+  return shuffle<T, (Lane / Half * Half + Second * P + Lane % P + (Lane % Half < P ? 0 : L))...>(a, b);
+}
+template <typename T, int Second>
+SYMCONV_INLINE Vector<T> pair_pieces(Vector<T> a, Vector<T> b) {
+  return pair_pieces<T, Second>(a, b, std::make_integer_sequence<int, kLanes<T>>{});
+}
+
+// Transposes kLanes / 2 vectors in place, half by half: what was element i of the halves becomes vector i.
+template <typename T>
+SYMCONV_INLINE void transpose_halves(Vector<T>* rows) {
+  constexpr int P = kPiece<T>, Half = kLanes<T> / 2;
+  static_assert(Half <= 2 * P, "halves of more than two pieces");
+  if constexpr (Half == P / 2 && Half > 1) {
+    const Vector<T> a = rows[0], b = rows[1];
+    rows[0] = shuffle<T, 0, 4, 2, 6>(a, b);
+    rows[1] = shuffle<T, 1, 5, 3, 7>(a, b);
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r + P <= Half; r += P) transpose_pieces<T>(rows + r);
+  if constexpr (Half == 2 * P) {
+#pragma GCC unroll 4
+    for (int r = 0; r < P; ++r) {
+      const Vector<T> a = rows[r], b = rows[P + r];
+      rows[r] = pair_pieces<T, 0>(a, b);
+      rows[P + r] = pair_pieces<T, 1>(a, b);
+    }
+  }
+}
+
+// Transposes kLanes rows of kLanes elements from memory, row r at row(r), to vectors. Loading halves does a
+// part of the work, on units that are free, so this is faster than loading vectors and transpose().
 template <typename T, typename Row>
 SYMCONV_INLINE void load_transposed(const Row& row, Vector<T>* out) {
-  constexpr int kPiece = 16 / sizeof(T);
+  constexpr int L = kLanes<T>, Half = L / 2;
+#pragma GCC unroll 2
+  for (int c = 0; c < L; c += Half) {
 #pragma GCC unroll 16
-  for (int i = 0; i < kLanes<T>; ++i) {
-    const int column = i / kPiece * kPiece, first = i % kPiece;
-    out[i] = load_pieces<T>([&](int b) { return row(first + b * kPiece) + column; });
+    for (int r = 0; r < Half; ++r) out[c + r] = load_halves_of<T>(row(r) + c, row(Half + r) + c);
+    transpose_halves<T>(out + c);
   }
-  using Lanes = std::make_integer_sequence<int, kLanes<T>>;
-  transpose_step<T, 1>(out, Lanes{});
-  if constexpr (kPiece > 2) transpose_step<T, 2>(out, Lanes{});
 }
 
 }  // namespace
