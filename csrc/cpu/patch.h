@@ -174,6 +174,8 @@ class Patch {
                  std::vector<OutputRun>& runs) const;
   // Whether the points of an image lie at equal steps in a tensor.
   bool compact(const Tensor& tensor) const;
+  // Of all images' points as many as lie at equal steps in a tensor: all, those of an image, or of a row.
+  int64_t even_points(const Tensor& tensor) const;
   // The fold's sets for columns of `mask`, whose `slots` lie `plane` elements apart.
   std::vector<PlaneSet> plane_sets(int mask, const std::vector<int>& slots,
                                    const TapOffsets (&offsets)[kAxes], int64_t plane) const;

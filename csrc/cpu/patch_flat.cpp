@@ -19,12 +19,15 @@ void Patch::plan_flat(TapOffsets (&offsets)[kAxes]) {
   const auto [h_low, h_high] = ends(reach_[2], 1);
   before_ = std::max<int64_t>(0, -(v_low + h_low));
   after_ = std::max<int64_t>(0, v_high + h_high);
-  section_ = before_ + tiling_.rows + after_;
+  // Sections and planes begin where vectors do. An odd number of vectors keeps the planes of neighbouring
+  // columns apart in the caches.
+  section_ = ceil_div(before_ + tiling_.rows + after_, lanes_) * lanes_;
   for (int64_t t = 0; t < c_.kernel[0]; ++t) offsets[0][t] = before_ + t * section_;
   for (int64_t t = 0; t < c_.kernel[1]; ++t) offsets[1][t] = reach_[1][t] * width;
   offsets[2] = reach_[2];
   // Where a table's reads are not masked, whole vectors are read past the last point.
   plane_ = c_.kernel[0] * section_ + 2 * lanes_;
+  if (plane_ / lanes_ % 2 == 0) plane_ += lanes_;
 }
 
 bool Patch::compact(const Tensor& tensor) const {
@@ -32,8 +35,14 @@ bool Patch::compact(const Tensor& tensor) const {
          (c_.output[0] == 1 || tensor.strides[2] == c_.output[1] * c_.output[2] * tensor.strides[4]);
 }
 
+int64_t Patch::even_points(const Tensor& tensor) const {
+  if (!compact(tensor)) return c_.output[2];
+  const bool together = c_.batch == 1 || tensor.strides[0] == image_points() * tensor.strides[4];
+  return (together ? c_.batch : 1) * image_points();
+}
+
 void Patch::flat_staging(const Tile& tile, const Tensor& source, std::vector<StagedRun>& runs) const {
-  const int64_t image = image_points(), run = compact(source) ? image : c_.output[2];
+  const int64_t image = image_points(), run = even_points(source);
   int64_t section = 0;
   for (const int64_t z : reach_[0]) {
     // Position p of the section holds point first + p, of all images' points.
@@ -112,8 +121,8 @@ void Patch::add_masks(int64_t point, int64_t lanes, std::vector<uint32_t> (&alon
 
 void Patch::flat_runs(int64_t begin, int64_t end, const Tensor& tensor, const int64_t* first,
                       const int64_t* step, std::vector<OutputRun>& runs) const {
-  const bool whole = compact(tensor) && step[0] * step[1] * step[2] == 1;
-  const int64_t image = image_points(), run = whole ? image : c_.output[2];
+  const bool every_point = step[0] * step[1] * step[2] == 1;
+  const int64_t image = image_points(), run = every_point ? even_points(tensor) : c_.output[2];
   for (int64_t point = begin; point < end;) {
     const int64_t count = std::min(end - point, run - point % run);
     const int64_t at[kAxes] = {point % image / (c_.output[1] * c_.output[2]),

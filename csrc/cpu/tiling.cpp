@@ -298,8 +298,11 @@ Schedule schedule(const Convolution& c, const Unit& unit, int threads, bool pack
   // longer one would cost accuracy in float32.
   constexpr int64_t kLongestSum = 768;
   const int64_t accurate = c.tied_rows ? kPiecePlanes : kLongestSum / std::max<int64_t>(1, c.taps());
+  // Whole vectors of columns: they are transposed where columns lie next to each other.
+  const auto whole_vectors = [&](int64_t n) { return n <= lanes ? n : n / lanes * lanes; };
   s.piece_columns =
-      std::clamp<int64_t>(std::min({piece_bytes / column_bytes, 5 * unit.l1_bytes / all_bytes, accurate}),
+      std::clamp<int64_t>(std::min({whole_vectors(piece_bytes / column_bytes + lanes / 2),
+                                    whole_vectors(5 * unit.l1_bytes / all_bytes), whole_vectors(accurate)}),
                           kPieceColumns, kPiecePlanes / copies);
   const int64_t most = most_columns(c);
   if (unit.matrix) {
@@ -312,6 +315,7 @@ Schedule schedule(const Convolution& c, const Unit& unit, int threads, bool pack
   const int64_t columns = std::max(kStagedPlanes / copies, s.piece_columns);
   s.tiling.columns = ceil_div(most, ceil_div(most, columns));  // equal chunks
   if (unit.matrix) s.tiling.columns = whole(s.tiling.columns, kTileDepth);
+  if (s.tiling.columns > lanes) s.tiling.columns = std::min(columns, whole(s.tiling.columns, lanes));
 
   // The points' side. A tile's accumulators should stay in L2.
   const auto cheapest = [&](int64_t sums, int64_t most_panels, int64_t sum_bytes) {

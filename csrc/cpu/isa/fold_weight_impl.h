@@ -35,22 +35,8 @@ struct WeightBlock {
   // at where(i), which may be null.
   template <typename Where>
   SYMCONV_INLINE void transposed(const Stored* from, int64_t run, Where&& where) {
-    constexpr int L = kLanes<T>, Half = L / 2;
+    constexpr int L = kLanes<T>;
     Vector<T> block[L];
-    if (rows == Half) {
-      for (int64_t i = 0; i < run; i += L) {
-        const int length = elements_at<T>(i, run);
-#pragma GCC unroll 16
-        for (int r = 0; r < Half; ++r) block[r] = load_as<T>(from + i + r * row_stride, length);
-        transpose_halves<T>(block);
-#pragma GCC unroll 16
-        for (int l = 0; l < Half; ++l) {
-          if (T* to = l < length ? where(i + l) : nullptr) store_low<T>(to, block[l]);
-          if (T* to = Half + l < length ? where(i + Half + l) : nullptr) store_high<T>(to, block[l]);
-        }
-      }
-      return;
-    }
     for (int64_t i = 0; i < run; i += L) {
       const int length = elements_at<T>(i, run);
       for (int first = 0; first < rows; first += L) {
@@ -61,6 +47,23 @@ struct WeightBlock {
         for (int l = 0; l < length; ++l) {
           if (T* to = where(i + l)) store_as<T>(to + first, block[l], some);
         }
+      }
+    }
+  }
+
+  // The same for half a vector of rows and `run` <= Most elements; where(i) is not null.
+  template <int Most, typename Where>
+  SYMCONV_INLINE void transposed_halves(const Stored* from, int run, Where&& where) {
+    constexpr int Half = kLanes<T> / 2;
+    Vector<T> block[Half];
+#pragma GCC unroll 16
+    for (int r = 0; r < Half; ++r) block[r] = load_as<T>(from + r * row_stride, run);
+    transpose_halves<T>(block);
+#pragma GCC unroll 16
+    for (int l = 0; l < Half; ++l) {
+      store_low<T>(where(l), block[l]);
+      if constexpr (Most > Half) {
+        if (Half + l < Most) store_high<T>(where(Half + l), block[l]);
       }
     }
   }
@@ -78,8 +81,15 @@ struct WeightBlock {
   }
 
   void collect_columns() {  // columns next to each other
+    constexpr int L = kLanes<T>, Half = L / 2;
     for (int k = 0; k < count; ++k) {
-      transposed(source + offset[k], columns, [&](int64_t j) { return at(k, static_cast<int>(j)); });
+      const Stored* const from = source + offset[k];
+      int done = 0;
+      for (; rows == Half && done + L <= columns; done += L) {
+        T* const target = at(k, done);
+        transposed_halves<L>(from + done, L, [&](int i) { return target + i * Half; });
+      }
+      transposed(from + done, columns - done, [&](int64_t i) { return at(k, done + static_cast<int>(i)); });
     }
   }
 
@@ -117,15 +127,7 @@ struct WeightBlock {
     const Stored* from = source + first + tap;
     T* target = taps;
     for (int j = 0; j < columns; ++j) {
-      Vector<T> block[Half];
-#pragma GCC unroll 16
-      for (int r = 0; r < Half; ++r) block[r] = load_as<T>(from + r * row_stride, some);
-      transpose_halves<T>(block);
-#pragma GCC unroll 16
-      for (int l = 0; l < Half; ++l) {
-        store_low<T>(target + to[l], block[l]);
-        if (Half + l < Most) store_high<T>(target + to[Half + l], block[l]);
-      }
+      transposed_halves<Most>(from, some, [&](int i) { return target + to[i]; });
       from += column_stride;
       target += Half;
     }

@@ -16,31 +16,29 @@ template <typename T, typename Stored>
 void stage_typed(const Stored* source, int64_t column_stride, int64_t point_stride, int64_t columns,
                  int64_t n, T* target, int64_t plane) {
   constexpr int L = kLanes<T>;
-  if (column_stride == 1 && point_stride != 1) {  // channels last: transpose blocks of points and columns
-    for (int64_t column = 0; column < columns; column += L) {
-      const int width = elements_at<T>(column, columns);
-      const Stored* from = source + column;
-      T* to = target + column * plane;
-      int64_t i = 0;
-      if (width == L) {
-        for (; i + L <= n; i += L) {
-          Vector<T> block[L];
-          load_transposed_as<T, Stored>([&](int p) { return from + (i + p) * point_stride; }, block);
-          T* row = to + i;
+  // Channels last: blocks of points and columns are transposed, of the same points one after the other, as
+  // they lie in memory.
+  if (column_stride == 1 && point_stride != 1) {
+    for (int64_t i = 0; i < n; i += L) {
+      const int points = elements_at<T>(i, n);
+      for (int64_t column = 0; column < columns; column += L) {
+        const int width = elements_at<T>(column, columns);
+        const Stored* from = source + column + i * point_stride;
+        T* row = target + column * plane + i;
+        Vector<T> block[L];
+        if (width == L && points == L) {
+          load_transposed_as<T, Stored>([&](int p) { return from + p * point_stride; }, block);
 #pragma GCC unroll 16
           for (int c = 0; c < L; ++c) {
             store<T>(row, block[c]);
             row = opaque(row + plane);
           }
+          continue;
         }
-      }
-      for (; i < n; i += L) {
-        const int points = elements_at<T>(i, n);
-        Vector<T> block[L];
-        for (int p = 0; p < points; ++p) block[p] = load_as<T>(from + (i + p) * point_stride, width);
+        for (int p = 0; p < points; ++p) block[p] = load_as<T>(from + p * point_stride, width);
         for (int p = points; p < L; ++p) block[p] = Vector<T>{};
         transpose<T>(block);
-        for (int c = 0; c < width; ++c) store<T>(to + c * plane + i, block[c]);
+        for (int c = 0; c < width; ++c) store<T>(row + c * plane, block[c]);
       }
     }
     return;
