@@ -258,7 +258,7 @@ class LaneMask {
 template <typename T>
 constexpr int kPiece = 16 / sizeof(T);
 
-// Of every piece of a and b, alternately: elements from First / Run on, Run of each at a time.
+// Of every piece of a and b elements from First on, alternately: Run of a, Run of b.
 template <typename T, int First, int Run, int... Lane>
 SYMCONV_INLINE Vector<T> interleave_pieces(Vector<T> a, Vector<T> b, std::integer_sequence<int, Lane...>) {
   constexpr int P = kPiece<T>, L = kLanes<T>;
@@ -289,29 +289,41 @@ SYMCONV_INLINE void transpose_pieces(Vector<T>* rows) {
   }
 }
 
-// One step of a transpose in place: swaps the off-diagonal blocks of size Step of every 2 Step x 2 Step
-// block.
-template <typename T, int Step, int... Lane>
-SYMCONV_INLINE void transpose_step(Vector<T>* rows, std::integer_sequence<int, Lane...>) {
-  constexpr int n = sizeof...(Lane);
-#pragma GCC unroll 16
-  for (int i = 0; i < n; ++i) {
-    if (i & Step) continue;
-    const Vector<T> a = rows[i], b = rows[i + Step];
-    rows[i] = shuffle<T, (Lane & Step ? n + Lane - Step : Lane)...>(a, b);
-    rows[i + Step] = shuffle<T, (Lane & Step ? n + Lane : Lane + Step)...>(a, b);
-  }
+// Of the pieces of a and b, counted through, every other one: from First = 0 or 1 on.
+template <typename T, int First, int... Lane>
+SYMCONV_INLINE Vector<T> every_other_piece(Vector<T> a, Vector<T> b, std::integer_sequence<int, Lane...>) {
+  constexpr int P = kPiece<T>;
+  return shuffle<T, ((2 * (Lane / P) + First) * P + Lane % P)...>(a, b);
+}
+template <typename T, int First>
+SYMCONV_INLINE Vector<T> every_other_piece(Vector<T> a, Vector<T> b) {
+  return every_other_piece<T, First>(a, b, std::make_integer_sequence<int, kLanes<T>>{});
 }
 
 // Transposes kLanes vectors of kLanes elements in place.
 template <typename T>
 SYMCONV_INLINE void transpose(Vector<T>* rows) {
   constexpr int P = kPiece<T>, L = kLanes<T>;
-  using Lanes = std::make_integer_sequence<int, L>;
+  static_assert(L <= 4 * P, "vectors of more than four pieces");
 #pragma GCC unroll 16
   for (int i = 0; i < L; i += P) transpose_pieces<T>(rows + i);
-  if constexpr (L > P) transpose_step<T, P>(rows, Lanes{});
-  if constexpr (L > 2 * P) transpose_step<T, 2 * P>(rows, Lanes{});
+  if constexpr (L == P) return;
+#pragma GCC unroll 4
+  for (int i = 0; i < P; ++i) {
+    const Vector<T> a = rows[i], b = rows[P + i], even = every_other_piece<T, 0>(a, b),
+                    odd = every_other_piece<T, 1>(a, b);
+    if constexpr (L == 2 * P) {
+      rows[i] = even;
+      rows[P + i] = odd;
+    } else {
+      const Vector<T> c = rows[2 * P + i], d = rows[3 * P + i], even2 = every_other_piece<T, 0>(c, d),
+                      odd2 = every_other_piece<T, 1>(c, d);
+      rows[i] = every_other_piece<T, 0>(even, even2);
+      rows[P + i] = every_other_piece<T, 0>(odd, odd2);
+      rows[2 * P + i] = every_other_piece<T, 1>(even, even2);
+      rows[3 * P + i] = every_other_piece<T, 1>(odd, odd2);
+    }
+  }
 }
 
 // A vector whose lower half is at `low` and whose upper half at `high`.
@@ -333,7 +345,8 @@ SYMCONV_INLINE Vector<T> load_halves_of(const T* low, const T* high) {
 #endif
 }
 
-// Pieces of two vectors whose halves have two pieces each: of every half the first ones, or the second ones.
+// Of two vectors whose halves have two pieces each the first pieces of every half, alternately, or the
+// second.
 template <typename T, int Second, int... Lane>
 SYMCONV_INLINE Vector<T> pair_pieces(Vector<T> a, Vector<T> b, std::integer_sequence<int, Lane...>) {
   constexpr int P = kPiece<T>, L = kLanes<T>, Half = L / 2;
@@ -348,7 +361,6 @@ SYMCONV_INLINE Vector<T> pair_pieces(Vector<T> a, Vector<T> b) {
 template <typename T>
 SYMCONV_INLINE void transpose_halves(Vector<T>* rows) {
   constexpr int P = kPiece<T>, Half = kLanes<T> / 2;
-  static_assert(Half <= 2 * P, "halves of more than two pieces");
   if constexpr (Half == P / 2 && Half > 1) {
     const Vector<T> a = rows[0], b = rows[1];
     rows[0] = shuffle<T, 0, 4, 2, 6>(a, b);
@@ -366,16 +378,34 @@ SYMCONV_INLINE void transpose_halves(Vector<T>* rows) {
   }
 }
 
-// Transposes kLanes rows of kLanes elements from memory, row r at row(r), to vectors. Loading halves does a
-// part of the work, on units that are free, so this is faster than loading vectors and transpose().
+// Transposes kLanes rows of kLanes elements from memory, row r at row(r), to vectors. Where vectors have
+// several pieces, loading halves does a part of the work, on units that are free.
 template <typename T, typename Row>
 SYMCONV_INLINE void load_transposed(const Row& row, Vector<T>* out) {
-  constexpr int L = kLanes<T>, Half = L / 2;
+  constexpr int P = kPiece<T>, L = kLanes<T>, Half = L / 2;
+  if constexpr (L == P) {
+#pragma GCC unroll 4
+    for (int r = 0; r < L; ++r) out[r] = load<T>(row(r));
+    transpose<T>(out);
+  } else {
 #pragma GCC unroll 2
-  for (int c = 0; c < L; c += Half) {
-#pragma GCC unroll 16
-    for (int r = 0; r < Half; ++r) out[c + r] = load_halves_of<T>(row(r) + c, row(Half + r) + c);
-    transpose_halves<T>(out + c);
+    for (int c = 0; c < L; c += Half) {  // columns
+#pragma GCC unroll 4
+      for (int r = 0; r < L; r += 2 * P) {
+        Vector<T>* const rows = out + c + r / 2;
+#pragma GCC unroll 4
+        for (int i = 0; i < P; ++i) rows[i] = load_halves_of<T>(row(r + i) + c, row(r + P + i) + c);
+        transpose_pieces<T>(rows);
+      }
+      if constexpr (Half == 2 * P) {
+#pragma GCC unroll 4
+        for (int i = 0; i < P; ++i) {
+          const Vector<T> a = out[c + i], b = out[c + P + i];
+          out[c + i] = every_other_piece<T, 0>(a, b);
+          out[c + P + i] = every_other_piece<T, 1>(a, b);
+        }
+      }
+    }
   }
 }
 
