@@ -40,13 +40,17 @@ class _Fprop(Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         input, weight, _, ctx.geometry = inputs
         ctx.save_for_backward(input, weight)
-        ctx.save_for_forward(input, weight)
-        ctx.output_size = output.shape
+        if _in_forward_mode():
+            ctx.save_for_forward(input, weight)
+            ctx.output_size = output.shape
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Gradients:
         input, weight = ctx.saved_tensors
         for_input, for_weight, for_bias, *_ = ctx.needs_input_grad
+        if for_input and for_weight and _is_alone():
+            gradients = ops.fprop_backward(grad, input, weight, ctx.geometry)
+            return *gradients, _sum(grad) if for_bias else None, None
         return (
             dgrad(grad, weight, None, input.shape, ctx.geometry) if for_input else None,
             wgrad(grad, input, weight.shape, ctx.geometry) if for_weight else None,
@@ -77,12 +81,16 @@ class _Dgrad(Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         grad_output, weight, _, ctx.input_size, ctx.geometry = inputs
         ctx.save_for_backward(grad_output, weight)
-        ctx.save_for_forward(grad_output, weight)
+        if _in_forward_mode():
+            ctx.save_for_forward(grad_output, weight)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Gradients:
         grad_output, weight = ctx.saved_tensors
         for_output, for_weight, for_bias, *_ = ctx.needs_input_grad
+        if for_output and for_weight and _is_alone():
+            gradient, weight_gradient = ops.dgrad_backward(grad, grad_output, weight, ctx.geometry)
+            return _cut(gradient, grad_output), weight_gradient, _sum(grad) if for_bias else None, None, None
         return (
             _cut(fprop(grad, weight, None, ctx.geometry), grad_output) if for_output else None,
             wgrad(grad_output, grad, weight.shape, ctx.geometry) if for_weight else None,
@@ -114,7 +122,8 @@ class _Wgrad(Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         grad_output, input, ctx.weight_size, ctx.geometry = inputs
         ctx.save_for_backward(grad_output, input)
-        ctx.save_for_forward(grad_output, input)
+        if _in_forward_mode():
+            ctx.save_for_forward(grad_output, input)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Gradients:
@@ -158,6 +167,22 @@ class _Mirror(Function):
     @staticmethod
     def jvp(ctx: Any, weight_t: Tensor, *_: None) -> Tensor:
         return mirror(weight_t, *ctx.args)
+
+
+def _in_forward_mode() -> bool:
+    """Whether the tangents of a call may be asked for."""
+    return forward_ad._current_level >= 0
+
+
+def _is_alone() -> bool:
+    """Whether no derivative of a call may be asked for, and nothing else, such as a mode, wants to see it."""
+    return not (
+        is_grad_enabled()
+        or _in_forward_mode()
+        or is_compiling()
+        or _are_functorch_transforms_active()
+        or _len_torch_dispatch_stack()
+    )
 
 
 def _cut(output: Tensor, like: Tensor) -> Tensor:
@@ -204,7 +229,7 @@ class _Differentiable:
             return self.operator(*args)
         if _are_functorch_transforms_active():
             return self.function.apply(*args)
-        if is_grad_enabled() or forward_ad._current_level >= 0:
+        if is_grad_enabled() or _in_forward_mode():
             return self.record(*args)
         if _len_torch_dispatch_stack():
             return self.value(*args)

@@ -190,6 +190,19 @@ def _fake_with_geometry(fake: Any, *arguments: Any) -> Tensor:
     return fake(*tensors, *split_geometry(geometry))
 
 
+def _fake_fprop_backward(
+    grad: Tensor, input: Tensor, weight: Tensor, geometry: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    return _empty(input.shape, grad, weight), _empty(weight.shape, grad, input)
+
+
+def _fake_dgrad_backward(
+    grad: Tensor, grad_output: Tensor, weight: Tensor, geometry: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    gradient = _fake_fprop(grad, weight, None, *split_geometry(geometry))
+    return gradient, _empty(weight.shape, grad_output, grad)
+
+
 def _fake_mirror(weight: Tensor, groups: int, orbits: Sequence[int], transposed: bool) -> Tensor:
     size = list(weight.shape)
     size[transposed] = filters_of(orbits) // (groups if transposed else 1)
@@ -255,10 +268,12 @@ dgrad: Any = None
 wgrad: Any = None
 mirror: Any = None
 # The same without a derivative: what is below autograd calls them, since a formula in Python costs more than
-# a small convolution even where nothing is recorded.
+# a small convolution even where nothing is recorded. NAME_backward are both gradients in one call.
 fprop_no_grad: Any = None
 dgrad_no_grad: Any = None
 wgrad_no_grad: Any = None
+fprop_backward: Any = None
+dgrad_backward: Any = None
 mirror_no_grad: Any = None
 pack: Any = None
 fprop_packed: Any = None
@@ -268,6 +283,7 @@ if LOADED:
     fprop, fprop_no_grad = _all.fprop.default, _all.fprop_no_grad.default
     dgrad, dgrad_no_grad = _all.dgrad.default, _all.dgrad_no_grad.default
     wgrad, wgrad_no_grad = _all.wgrad.default, _all.wgrad_no_grad.default
+    fprop_backward, dgrad_backward = _all.fprop_backward.default, _all.dgrad_backward.default
     mirror, mirror_no_grad = _all.mirror.default, _all.mirror_no_grad.default
     pack, fprop_packed, dgrad_packed = _all.pack.default, _all.fprop_packed.default, _all.dgrad_packed.default
     for _operator, _fake in (
@@ -277,6 +293,8 @@ if LOADED:
         (fprop_no_grad, partial(_fake_with_geometry, _fake_fprop)),
         (dgrad_no_grad, partial(_fake_with_geometry, _fake_dgrad)),
         (wgrad_no_grad, partial(_fake_with_geometry, _fake_wgrad)),
+        (fprop_backward, _fake_fprop_backward),
+        (dgrad_backward, _fake_dgrad_backward),
         (mirror, _fake_mirror),
         (mirror_no_grad, _fake_mirror),
         (pack, _fake_pack),

@@ -57,6 +57,19 @@ def test_gradgradcheck(p: Problem) -> None:
     assert torch.autograd.gradgradcheck(lambda *args: forward(p, *args), operands(p))
 
 
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("p", FEW, ids=name)
+def test_gradients_do_not_depend_on_what_else_is_asked_for(p: Problem) -> None:
+    operand = operands(p)
+    output = forward(p, *operand)
+    together = torch.autograd.grad(output.sum(), operand, retain_graph=True)
+    for tensor, gradient in zip(operand, together, strict=True):
+        assert torch.equal(torch.autograd.grad(output.sum(), tensor, retain_graph=True)[0], gradient)
+    recorded = torch.autograd.grad(output.sum(), operand, create_graph=True)
+    for a, b in zip(recorded, together, strict=True):
+        assert torch.equal(a, b)
+
+
 @pytest.mark.parametrize("p", [*FEW, *PROBLEMS[::11]], ids=name)
 def test_backend_auto_matches_the_oracle_wherever_it_computes(p: Problem) -> None:
     operand = operands(p)

@@ -232,6 +232,25 @@ def test_no_grad_operators_are_the_same_without_a_derivative(operator: str) -> N
 
 
 @pytest.mark.usefixtures("native")
+@pytest.mark.parametrize("p", FEW, ids=name)
+def test_both_gradients_in_one_call_are_those_of_two(p: Problem) -> None:
+    t = make(p, torch.float32)
+    ops, geometry = torch.ops.symconv_ext, flat_geometry(*p.arguments)
+    fprop, dgrad, wgrad = (compute(operator, p, t, bias=False) for operator in OPERATORS)
+    for operator, operand, first in (
+        (ops.fprop_backward, (t.grad_output, t.input, t.weight), dgrad),
+        (ops.dgrad_backward, (t.input, t.grad_output, t.weight), fprop),
+    ):
+        both = operator(*operand, geometry)
+        assert torch.equal(both[0], first)
+        assert torch.equal(both[1], wgrad)
+        with FakeTensorMode() as fake:
+            traced = operator(*map(fake.from_tensor, operand), geometry)
+        for a, b in zip(traced, both, strict=True):
+            assert (a.shape, a.stride(), a.dtype) == (b.shape, b.stride(), b.dtype)
+
+
+@pytest.mark.usefixtures("native")
 @pytest.mark.parametrize("count", [0, 11, 13, 16, 18, 23])
 def test_a_geometry_of_another_length_is_refused(count: int) -> None:
     value, weight = torch.randn(1, 1, 5, 5), torch.randn(1, 1, 3, 3)

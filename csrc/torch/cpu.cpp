@@ -57,8 +57,10 @@ class Cpu {
 STABLE_TORCH_LIBRARY_IMPL(symconv_ext, CPU, library) {
   library.impl("fprop", TORCH_BOX(&Operators<Cpu>::fprop));
   library.impl("fprop_no_grad", TORCH_BOX(&Operators<Cpu>::fprop_no_grad));
+  library.impl("fprop_backward", TORCH_BOX(&Operators<Cpu>::fprop_backward));
   library.impl("dgrad", TORCH_BOX(&Operators<Cpu>::dgrad));
   library.impl("dgrad_no_grad", TORCH_BOX(&Operators<Cpu>::dgrad_no_grad));
+  library.impl("dgrad_backward", TORCH_BOX(&Operators<Cpu>::dgrad_backward));
   library.impl("wgrad", TORCH_BOX(&Operators<Cpu>::wgrad));
   library.impl("wgrad_no_grad", TORCH_BOX(&Operators<Cpu>::wgrad_no_grad));
   library.impl("mirror", TORCH_BOX(&Operators<Cpu>::mirror));

@@ -93,8 +93,10 @@ class Cuda {
 STABLE_TORCH_LIBRARY_IMPL(symconv_ext, CUDA, library) {
   library.impl("fprop", TORCH_BOX(&Operators<Cuda>::fprop));
   library.impl("fprop_no_grad", TORCH_BOX(&Operators<Cuda>::fprop_no_grad));
+  library.impl("fprop_backward", TORCH_BOX(&Operators<Cuda>::fprop_backward));
   library.impl("dgrad", TORCH_BOX(&Operators<Cuda>::dgrad));
   library.impl("dgrad_no_grad", TORCH_BOX(&Operators<Cuda>::dgrad_no_grad));
+  library.impl("dgrad_backward", TORCH_BOX(&Operators<Cuda>::dgrad_backward));
   library.impl("wgrad", TORCH_BOX(&Operators<Cuda>::wgrad));
   library.impl("wgrad_no_grad", TORCH_BOX(&Operators<Cuda>::wgrad_no_grad));
 }

@@ -36,6 +36,10 @@ STABLE_TORCH_LIBRARY(symconv_ext, library) {
       "dgrad_no_grad(Tensor grad_output, Tensor weight, Tensor? bias, int[] input_size, int[] geometry) -> "
       "Tensor");
   library.def("wgrad_no_grad(Tensor grad_output, Tensor input, int[] weight_size, int[] geometry) -> Tensor");
+  // Both gradients of NAME, in the order of its arguments.
+  library.def("fprop_backward(Tensor grad, Tensor input, Tensor weight, int[] geometry) -> (Tensor, Tensor)");
+  library.def(
+      "dgrad_backward(Tensor grad, Tensor grad_output, Tensor weight, int[] geometry) -> (Tensor, Tensor)");
   library.def("mirror_no_grad(Tensor weight, int groups, int[] orbits, bool transposed) -> Tensor");
   library.def("pack(Tensor weight, " SYMCONV_SIZES ", bool transposed) -> Tensor");
   library.def(

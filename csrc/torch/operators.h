@@ -11,6 +11,8 @@
 // for the forward pass of the problem's layer: dgrad if it is transposed, else fprop.
 #pragma once
 
+#include <tuple>
+
 #include "arguments.h"
 #include "result.h"
 
@@ -88,6 +90,19 @@ class Operators {
     const FlatGeometry g(geometry);
     return wgrad(grad_output, input, weight_size, g.stride, g.padding, g.dilation, g.groups, g.orbits,
                  g.transposed, g.allow_tf32);
+  }
+
+  // Both gradients of fprop and of dgrad in one call, for `grad` of its result.
+  static std::tuple<Tensor, Tensor> fprop_backward(const Tensor& grad, const Tensor& input,
+                                                   const Tensor& weight, const Ints& geometry) {
+    return {dgrad_no_grad(grad, weight, std::nullopt, input.sizes().vec(), geometry),
+            wgrad_no_grad(grad, input, weight.sizes().vec(), geometry)};
+  }
+
+  static std::tuple<Tensor, Tensor> dgrad_backward(const Tensor& grad, const Tensor& grad_output,
+                                                   const Tensor& weight, const Ints& geometry) {
+    return {fprop_no_grad(grad, weight, std::nullopt, geometry),
+            wgrad_no_grad(grad_output, grad, weight.sizes().vec(), geometry)};
   }
 
   static Tensor mirror(const Tensor& weight, int64_t groups, const Ints& orbits, bool transposed) {
