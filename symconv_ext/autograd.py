@@ -175,12 +175,15 @@ def _in_forward_mode() -> bool:
 
 
 def _is_alone() -> bool:
-    """Whether no derivative of a call may be asked for, and nothing else, such as a mode, wants to see it."""
+    """Whether no derivative of a call may be asked for, and nothing else, such as a mode, wants to see it.
+
+    What :meth:`_Differentiable.__call__` asks one by one, since there each answer leads elsewhere.
+    """
     return not (
-        is_grad_enabled()
-        or _in_forward_mode()
-        or is_compiling()
+        is_compiling()
         or _are_functorch_transforms_active()
+        or is_grad_enabled()
+        or _in_forward_mode()
         or _len_torch_dispatch_stack()
     )
 
