@@ -23,8 +23,8 @@ struct WeightBlock {
   int rows, columns, count;  // count: of taps
   int pitch;
   int64_t offset[kTaps];
-  // Where the rows of a source element belong in taps[], or -1: of a run of taps, or of taps of several
-  // columns.
+  // Where the rows of a source element belong in taps[], or -1: of a run of taps or, where rows are not half
+  // a vector, of taps of several columns.
   int32_t place[kElements];
   // Read, but not used, for a vector past the end. What is not a tap of any set goes there.
   alignas(64) T taps[kElements + kLanes<T> * kLanes<T>];
